@@ -1,0 +1,1 @@
+"""The nouns and rules that every part shares; no torch here."""

@@ -1,0 +1,1 @@
+"""Files to Interactions and Catalog, to splits, to batches."""

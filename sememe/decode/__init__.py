@@ -1,0 +1,1 @@
+"""A model and a request to Ranked items."""

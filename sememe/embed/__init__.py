@@ -1,0 +1,1 @@
+"""Catalog (and training interactions) to item vectors."""

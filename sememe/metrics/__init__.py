@@ -1,0 +1,1 @@
+"""Ranked items and the truth to numbers with intervals."""

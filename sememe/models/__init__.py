@@ -1,0 +1,1 @@
+"""Batch to code logits, vectors or scores."""

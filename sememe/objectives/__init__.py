@@ -1,0 +1,1 @@
+"""Model outputs and a Batch to a loss."""

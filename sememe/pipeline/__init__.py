@@ -1,0 +1,1 @@
+"""A recipe and data to a run."""
