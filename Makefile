@@ -1,0 +1,76 @@
+# `make test` and `make demo` set up all they need: Python >= 3.11 with pip is enough.  `make help` lists the rest.
+#
+# TORCH_INDEX=<address> installs torch from that package index; see CONTRIBUTING.md for when you want this.
+# PYTHON=<interpreter>  makes the environment with that Python.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+# Made first thing and removed last thing by the set-up: an environment that still holds it is half made.
+UNFINISHED := $(VENV)/.unfinished
+STAMP := $(VENV)/.ready
+LOCK := requirements/lock.txt
+# What `make test` and `make demo` need beyond the core.
+EXTRAS := text als report tensorboard dev
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+WORKERS ?= 2
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# uv is quicker where it is there; without it pip does the same.
+UV := $(shell command -v uv 2>/dev/null)
+ifeq ($(UV),)
+INSTALL := $(PIP) install --quiet
+else
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo format lock clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv with the locked versions
+
+$(STAMP): $(LOCK) requirements/torch.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Sememe needs Python >= 3.11; make PYTHON=/path/to/python3" >&2; exit 1; }
+	@if test -e $(UNFINISHED) || ! $(PIP) --version >/dev/null 2>&1; then \
+		echo "making $(VENV) with $$($(PYTHON) --version)"; \
+		rm -rf $(VENV) && mkdir $(VENV) && touch $(UNFINISHED) && \
+		{ $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || \
+		  { $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }; }; \
+	fi
+	@touch $(UNFINISHED) && rm -f $@
+	@echo "installing the locked packages (the first time downloads about 500 MB)"
+	@$(INSTALL) --no-deps --require-hashes -r $(LOCK)
+	@# torch comes from pip whatever else is there: pip's own settings may say where a CPU build lies.
+	@$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") -r requirements/torch.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) check
+	@rm -f $(UNFINISHED) && touch $@
+
+check: $(STAMP)  ## lint, types and import layers, without the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## set up, then everything that must hold: lint, types, layers, tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+demo: $(STAMP)  ## set up, then recommend films from real ratings, end to end
+	$(BIN)/sememe demo
+
+format: $(STAMP)  ## put the code in its standard form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## write requirements/lock.txt anew from pyproject.toml (needs uv)
+	@test -n "$(UV)" || { echo "make lock needs uv (pip install uv)" >&2; exit 1; }
+	$(UV) pip compile pyproject.toml $(EXTRAS:%=--extra %) --constraints requirements/torch.txt --output-file $(LOCK) \
+		--universal --python-version 3.11 --generate-hashes --no-emit-package torch \
+		--no-annotate --no-header --no-emit-index-url --quiet $(LOCKFLAGS)
+
+clean:  ## remove the environment and all caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find sememe tests -name __pycache__ -type d -prune -exec rm -rf {} +
