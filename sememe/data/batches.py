@@ -1,0 +1,272 @@
+"""Batches as random access: a source is a pure function of (seed, step), so a run resumes knowing its step only.
+
+Rows of similar length share a batch, which pads little: examples are shuffled over the whole epoch, sorted by length
+inside windows of a fixed number of batches, and the batches are shuffled again.
+
+Shape legend: N rows of a batch, T history positions (the longest in the batch), L code levels, M targets, S seen items.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sememe.core.errors import ConfigError, DataError
+from sememe.core.schema import PAD, Batch, Codes, Int32Array, Int64Array, Interactions
+from sememe.core.seeding import generator
+from sememe.data.ranges import padded
+from sememe.data.splits import Examples, Split
+
+Numbers = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+
+WINDOW_BATCHES = 64
+"""Batches sorted by length together: enough to pad little, few enough that batches keep changing between epochs."""
+
+
+class BatchSource(Protocol):
+    """Anything that gives the batch of a step: the same step always gives the same batch."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps after which every example has been given once."""
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of `step` >= 0; epochs follow each other without end."""
+
+
+@dataclass(frozen=True)
+class PrefixBatches:
+    """One row per (user, next event): the events before it, the last `max_history` of them, and the event as target.
+
+    Every event but each user's first is a target once per epoch, of `targets_per_user` (the last ones) where that is
+    set, of every `stride`-th counted back from the last one where that is not 1.
+
+    Batch keys: "history" int32 (N, T) item indices, left-aligned, PAD after the end; "lengths" int32 (N,);
+    "user" int32 (N,); "target" int32 (N,).
+    """
+
+    batch_size: int = 256
+    max_history: int = 20
+    targets_per_user: int | None = None
+    stride: int = 1
+
+    def source(self, train: Interactions, *, seed: int) -> "SpanSource":
+        """The source over a training part.  Raises DataError where no user has two events."""
+        _check_positive(batch_size=self.batch_size, max_history=self.max_history, stride=self.stride)
+        if self.targets_per_user is not None:
+            _check_positive(targets_per_user=self.targets_per_user)
+        pairs = np.maximum(train.lengths() - 1, 0)
+        if self.targets_per_user is not None:
+            pairs = np.minimum(pairs, self.targets_per_user)
+        spans = _Spans(train, per_user=-(-pairs // self.stride), stride=self.stride, width=self.max_history)
+        return SpanSource(spans, batch_size=self.batch_size, seed=seed, make=_prefix_batch)
+
+
+@dataclass(frozen=True)
+class SequenceBatches:
+    """Whole training sequences for causal models: every position learns to name the event after it.
+
+    A user with more than `max_history` + 1 events is cut, from the end, into pieces of `max_history` inputs each, so
+    that every event but the first is a target once per epoch ("chunk", the default); "last" keeps the last piece only,
+    as many published SASRec implementations do.  A piece does not see the pieces before it.
+
+    Batch keys: "history" int32 (N, T) inputs, left-aligned, PAD after the end; "targets" int32 (N, T) the event after
+    each input, PAD where there is no input; "lengths" int32 (N,) inputs; "user" int32 (N,).
+    """
+
+    batch_size: int = 128
+    max_history: int = 50
+    long_sequences: Literal["chunk", "last"] = "chunk"
+
+    def source(self, train: Interactions, *, seed: int) -> "SpanSource":
+        """The source over a training part.  Raises DataError where no user has two events."""
+        _check_positive(batch_size=self.batch_size, max_history=self.max_history)
+        if self.long_sequences not in ("chunk", "last"):
+            raise ConfigError(
+                f'long_sequences must be "chunk" or "last", got {self.long_sequences!r}',
+                fix='set it to "chunk" (nothing is lost) or "last"',
+            )
+        pieces = -(-np.maximum(train.lengths() - 1, 0) // self.max_history)
+        if self.long_sequences == "last":
+            pieces = np.minimum(pieces, 1)
+        spans = _Spans(train, per_user=pieces, stride=self.max_history, width=self.max_history)
+        return SpanSource(spans, batch_size=self.batch_size, seed=seed, make=_sequence_batch)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Some examples: each is the events `starts..ends` of the log and the event at `ends` that follows them."""
+
+    users: Int32Array
+    starts: Int64Array
+    ends: Int64Array
+
+
+class _Spans:
+    """All examples of a log, computed from their number: user u has `per_user[u]`, counted back from the last event.
+
+    Example j of a user ends before the event `length - 1 - j * stride` and holds up to `width` events.
+    """
+
+    def __init__(self, log: Interactions, *, per_user: Int64Array, stride: int, width: int) -> None:
+        self.items = log.items
+        self._offsets = log.offsets
+        self._stride = stride
+        self._width = width
+        self._first = np.concatenate([np.zeros(1, np.int64), np.cumsum(per_user, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def rows(self, examples: Numbers) -> _Rows:
+        """Where the examples with these numbers lie in the log."""
+        users = np.searchsorted(self._first, examples, side="right") - 1
+        begin = self._offsets[users]
+        ends = self._offsets[users + 1] - 1 - self._stride * (examples - self._first[users])
+        return _Rows(users.astype(np.int32), np.maximum(ends - self._width, begin), ends)
+
+
+class SpanSource:
+    """A BatchSource over examples that are spans of a log; keeps the order of one epoch, the current one."""
+
+    def __init__(
+        self, spans: _Spans, *, batch_size: int, seed: int, make: Callable[[Int32Array, _Rows], Batch]
+    ) -> None:
+        if len(spans) == 0:
+            raise DataError(
+                "the training part holds no example: no user has two events to learn a next event from",
+                fix="check the data, the filters and the split; training needs users with at least two events",
+            )
+        self._spans = spans
+        self._batch_size = batch_size
+        self._seed = seed
+        self._make = make
+        self._epoch_order = lru_cache(maxsize=1)(self._order)
+
+    @property
+    def num_examples(self) -> int:
+        """Rows given per epoch."""
+        return len(self._spans)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch; one of them is smaller where the batch size does not divide the examples."""
+        return -(-self.num_examples // self._batch_size)
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of `step`, a pure function of the data, the seed and the step."""
+        assert step >= 0, "steps count from 0"
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = self._epoch_order(epoch)
+        batch = int(order.batches[place])
+        examples = order.examples[batch * self._batch_size : (batch + 1) * self._batch_size]
+        return self._make(self._spans.items, self._spans.rows(examples))
+
+    def _order(self, epoch: int) -> "_EpochOrder":
+        """Shuffle all examples, sort windows of them by length, shuffle the batches."""
+        random = generator(self._seed, "batches", epoch)
+        count = self.num_examples
+        # Half the memory where it fits: one epoch's order of 100 M examples is 400 MB.
+        examples: Numbers = np.arange(count, dtype=np.int32) if count < 2**31 else np.arange(count, dtype=np.int64)
+        random.shuffle(examples)
+        window = WINDOW_BATCHES * self._batch_size
+        for start in range(0, count, window):
+            part = examples[start : start + window]
+            rows = self._spans.rows(part)
+            examples[start : start + window] = part[np.argsort(rows.ends - rows.starts, kind="stable")]
+        return _EpochOrder(examples, random.permutation(self.steps_per_epoch))
+
+
+@dataclass(frozen=True, eq=False)
+class _EpochOrder:
+    examples: Numbers
+    batches: Int64Array
+
+
+def _prefix_batch(items: Int32Array, rows: _Rows) -> Batch:
+    return _history(items, rows) | {"target": items[rows.ends]}
+
+
+def _sequence_batch(items: Int32Array, rows: _Rows) -> Batch:
+    return _history(items, rows) | {"targets": padded(items, rows.starts + 1, rows.ends + 1)}
+
+
+def _history(items: Int32Array, rows: _Rows) -> dict[str, npt.NDArray[np.generic]]:
+    return {
+        "history": padded(items, rows.starts, rows.ends),
+        "lengths": (rows.ends - rows.starts).astype(np.int32),
+        "user": rows.users,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class WithCodes:
+    """A source whose batches also carry the codes of their targets."""
+
+    inner: BatchSource
+    codes: Codes
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """As many as the inner source has."""
+        return self.inner.steps_per_epoch
+
+    def __call__(self, step: int) -> Batch:
+        """The inner source's batch and "target_codes" int32 (N, L), or (N, T, L) for sequences; PAD where no target."""
+        batch = self.inner(step)
+        targets = batch["target"] if "target" in batch else batch["targets"]
+        codes = self.codes.matrix[targets]
+        codes[targets == PAD] = PAD
+        return {**batch, "target_codes": codes.astype(np.int32, copy=False)}
+
+
+def with_codes(source: BatchSource, codes: Codes) -> WithCodes:
+    """Add "target_codes", the SID of each target, to every batch of `source`."""
+    return WithCodes(source, codes)
+
+
+@dataclass(frozen=True, eq=False)
+class EvalBatch:
+    """Some requests of an evaluation, what they have seen and what is to be found."""
+
+    batch: Batch
+    """"history" int32 (N, T) the last `max_history` known events, "lengths" int32 (N,), "user" int32 (N,)."""
+    seen: Int32Array
+    """(N, S) every item of the whole known history, PAD after the end; an item may occur twice."""
+    targets: Int32Array
+    """(N, M) items to be found, PAD after the end."""
+    rows: Int64Array
+    """(N,) which examples these are: positions in the Examples given."""
+
+
+def request_batches(
+    source: Split | Interactions, examples: Examples, *, max_history: int, batch_size: int
+) -> Iterator[EvalBatch]:
+    """Cut `examples` into batches of similar history length, the longest first, so that memory peaks at the start.
+
+    source: the whole log (or the split made from it), not its training part: histories and targets are read from it.
+    """
+    _check_positive(max_history=max_history, batch_size=batch_size)
+    log = source.interactions if isinstance(source, Split) else source
+    order = np.argsort(-examples.starts, kind="stable")
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        users = examples.users[rows]
+        begin = log.offsets[users]
+        known, ends = begin + examples.starts[rows], begin + examples.ends[rows]
+        assert bool(np.all(ends <= log.offsets[users + 1])), "an example lies outside its user's events"
+        yield EvalBatch(
+            batch=_history(log.items, _Rows(users, np.maximum(known - max_history, begin), known)),
+            seen=padded(log.items, begin, known),
+            targets=padded(log.items, known, ends),
+            rows=rows.astype(np.int64),
+        )
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}", fix=f"set {name} to 1 or more")
