@@ -1,0 +1,173 @@
+"""Beam search over the trie of semantic IDs, batched over rows and beams; the only Python loop is over the levels.
+
+TIGER (Rajput et al., 2023, arXiv 2305.05065, section 3.2) searches freely and drops tuples that name no item.  Kept:
+the score of an item is the sum of its codes' log-probabilities, each normalised over its level's codebook.  Changed:
+only children that exist are ever candidates, so that every hypothesis is an item and no beam is lost to a dead end.
+
+Order: hypotheses that score the same are kept and listed in lexicographic order of their semantic IDs (lower node
+first); items that share a semantic ID in order of their index.
+
+Shape legend: N rows, B live beams, W widest child range among them, K codes of a level, k listed items.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sememe.core.schema import PAD, Ranked
+from sememe.decode.protocol import ItemArray, StepModel, TensorBatch
+from sememe.decode.seen import SeenPositions
+from sememe.decode.select import Selected, rank_best, select_best
+from sememe.decode.trie import Trie
+
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True, eq=False)
+class Beams:
+    """Live hypotheses of one depth."""
+
+    nodes: Tensor
+    """(N, B) int64 trie nodes; any node where the score is -inf.  Ascending among the others."""
+    scores: Tensor
+    """(N, B) fp32; -inf where a row has fewer hypotheses."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Items found for each row, best first, as tensors."""
+
+    items: Tensor
+    """(N, k) int64; PAD after the last one."""
+    scores: Tensor
+    """(N, k) fp32; -inf where `items` is PAD."""
+    tied_beyond: Tensor
+    """(N,) int64: found items beyond the list that score like its last entry."""
+
+    def to_ranked(self, *, source: str) -> Ranked:
+        """The same lists as numpy arrays."""
+        return Ranked(
+            items=self.items.cpu().numpy().astype(np.int32),
+            scores=self.scores.cpu().numpy().astype(np.float32),
+            source=source,
+            tied_beyond=self.tied_beyond.cpu().numpy().astype(np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class BeamSearch:
+    """Recommend by writing semantic IDs level by level, keeping the `width` best prefixes of each row."""
+
+    width: int = 20
+
+    def recommend(
+        self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: ItemArray | None = None
+    ) -> Ranked:
+        """Up to k items per row that exist and are not among `seen` (N, S), as if the trie had never held those.
+
+        All items that share a listed semantic ID are found, with equal scores; where they spill over k, `tied_beyond`
+        counts the rest.  A row with fewer items to offer has a shorter list.
+        """
+        found = search(model, batch, width=self.width, k=k, trie=trie, seen=seen)
+        return found.to_ranked(source="beam:code_log_prob")
+
+
+@torch.inference_mode()
+def search(
+    model: StepModel, batch: TensorBatch, *, width: int, k: int, trie: Trie, seen: ItemArray | None = None
+) -> Found:
+    """`BeamSearch.recommend` in tensors, on the trie's device."""
+    assert width >= 1 and k >= 1, "a search keeps and lists at least one"
+    assert not getattr(model, "training", False), "dropout is on: call model.eval() before searching"
+    assert tuple(model.codebook_sizes) == trie.codebook_sizes, "the trie and the model come from different codes"
+    closed_items = None if seen is None else SeenPositions.build(seen, trie)
+    beams = _walk(model, model.encode(batch), width=width, trie=trie, seen=closed_items)
+    return _list_items(beams, k=k, trie=trie, seen=closed_items)
+
+
+def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, seen: SeenPositions | None) -> Beams:
+    """The best leaves of each row, (N, B) with B <= width."""
+    codes: Tensor | None = None
+    parents: Tensor | None = None
+    beams: Beams | None = None
+    for depth in range(trie.num_levels):
+        log_probs = model.step(state, codes, parents)
+        if beams is None:
+            start = torch.zeros(log_probs.shape[:2], device=trie.device)
+            beams = Beams(nodes=start.long(), scores=start)
+        candidates = _expand(beams, log_probs, depth=depth, trie=trie)
+        if seen is not None:
+            candidates = _close(candidates, beams, seen, depth=depth, trie=trie)
+        beams, parents = _keep(candidates, beams, width=width, depth=depth, trie=trie)
+        codes = trie.child_codes[depth][beams.nodes].long()
+    assert beams is not None, "a trie has at least one level"
+    return beams
+
+
+def _expand(beams: Beams, log_probs: Tensor, *, depth: int, trie: Trie) -> Tensor:
+    """(N, B, W) fp32 scores of the children of every beam, in node order; -inf where a beam has fewer than W."""
+    starts = trie.child_starts[depth]
+    first = starts[beams.nodes].long()
+    count = torch.where(beams.scores > NEVER, starts[beams.nodes + 1] - first, 0)
+    offset = torch.arange(max(1, int(count.max())), device=trie.device)
+    child = (first.unsqueeze(2) + offset).clamp_(max=len(trie.child_codes[depth]) - 1)
+    scores = log_probs.gather(2, trie.child_codes[depth][child].long()) + beams.scores.unsqueeze(2)
+    return scores.masked_fill_(offset >= count.unsqueeze(2), NEVER)
+
+
+def _close(candidates: Tensor, beams: Beams, seen: SeenPositions, *, depth: int, trie: Trie) -> Tensor:
+    """The candidates with those set to -inf that hold no item that is not seen."""
+    rows, num_beams, widest = candidates.shape
+    at = seen.positions.clamp(max=trie.num_items - 1)
+    parent, node = trie.node_at(at, depth=depth), trie.node_at(at, depth=depth + 1)
+    # Find the beam that stands on each seen item's parent; dead beams stand nowhere.
+    live_nodes, order = beams.nodes.masked_fill(beams.scores == NEVER, trie.num_items).sort(dim=1)
+    place = torch.searchsorted(live_nodes, parent).clamp_(max=num_beams - 1)
+    hit = seen.closed(trie, depth=depth + 1) & (live_nodes.gather(1, place) == parent)
+    slot = order.gather(1, place) * widest + node - trie.child_starts[depth][parent]
+    # Misses go to one extra column that is thrown away, so that no row needs a loop.
+    mask = torch.zeros(rows, num_beams * widest + 1, dtype=torch.bool, device=trie.device)
+    mask.scatter_(1, torch.where(hit, slot, num_beams * widest), True)
+    return candidates.masked_fill(mask[:, :-1].view_as(candidates), NEVER)
+
+
+def _keep(candidates: Tensor, beams: Beams, *, width: int, depth: int, trie: Trie) -> tuple[Beams, Tensor]:
+    """The best `width` candidates as the beams of the next depth, and the beam (N, B) that each continues."""
+    _, num_beams, widest = candidates.shape
+    # Candidates lie in node order, which `select_best` keeps: the next beams are in node order again.
+    chosen = select_best(candidates.flatten(1), k=min(width, num_beams * widest))
+    parents = chosen.columns // widest
+    first = trie.child_starts[depth][beams.nodes.gather(1, parents)]
+    nodes = (first + chosen.columns % widest).clamp_(max=len(trie.child_codes[depth]) - 1)
+    return Beams(nodes=nodes, scores=chosen.values), parents
+
+
+def _list_items(beams: Beams, *, k: int, trie: Trie, seen: SeenPositions | None) -> Found:
+    """The first k items of the ranked leaves: leaves by score, then node; items of a leaf by index."""
+    leaves = _rank(beams)
+    starts = trie.item_starts[-1]
+    first, end = starts[leaves.nodes], starts[leaves.nodes + 1]
+    skipped = torch.zeros_like(first) if seen is None else seen.count_before(first)
+    count = end - first if seen is None else end - first - (seen.count_before(end) - skipped)
+    count = torch.where(leaves.scores > NEVER, count, 0)
+    assert bool(((leaves.scores == NEVER) == (count == 0)).all()), "the search followed a prefix that leads to no item"
+    total = count.cumsum(dim=1)
+    # Entry j of a list lies in the first leaf whose running total exceeds j.
+    entry = torch.arange(k, device=trie.device).expand(len(total), k).contiguous()
+    leaf = torch.searchsorted(total, entry, right=True).clamp_(max=total.shape[1] - 1)
+    rank = (first - skipped + count - total).gather(1, leaf) + entry
+    position = rank if seen is None else seen.open_position(rank)
+    listed = entry < total[:, -1:]
+    items = torch.where(listed, trie.items[position.clamp(0, trie.num_items - 1)], PAD)
+    scores = leaves.scores.gather(1, leaf).masked_fill(~listed, NEVER)
+    tied = torch.where(leaves.scores == scores[:, -1:], count, 0).sum(dim=1) - (scores == scores[:, -1:]).sum(dim=1)
+    return Found(items=items, scores=scores, tied_beyond=torch.where(listed[:, -1], tied, 0))
+
+
+def _rank(beams: Beams) -> Beams:
+    """The beams, best first."""
+    order: Selected = rank_best(beams.scores, k=beams.scores.shape[1])
+    return Beams(nodes=beams.nodes.gather(1, order.columns), scores=order.values)
