@@ -1,7 +1,7 @@
 """Exact ranking of the whole catalogue: the truth that a search is measured against, and how item scorers recommend.
 
-`ExactCodes` scores every semantic ID by teacher forcing.  It shares no search code with `beam`: no pruning, no walk over
-the trie, seen items masked after scoring.  Both use the same order among equal scores (`select`).
+`ExactCodes` scores every semantic ID by teacher forcing.  It shares no search code with `beam`: no pruning, no walk
+over the trie, seen items masked after scoring.  Both use the same order among equal scores (`select`).
 
 Shape legend: N rows, I items, V leaves (distinct semantic IDs), C leaves of a chunk, L levels, S seen items and M
 targets of a row.

@@ -19,7 +19,7 @@ from sememe.core.schema import Codes, Int32Array, Int64Array
 
 @dataclass(frozen=True, eq=False)
 class Trie:
-    """Prefix tree of semantic IDs.  A "position" is an item's place when items are sorted by semantic ID, then index."""
+    """Prefix tree of semantic IDs.  A "position" is an item's place in the order of semantic IDs, then of index."""
 
     codebook_sizes: tuple[int, ...]
     """(L,)"""
@@ -27,11 +27,11 @@ class Trie:
     """One per depth 0..L-1, (V_d + 1,) int32: the children of node v are the nodes child_starts[v]:child_starts[v + 1]
     of depth d + 1."""
     child_codes: tuple[Tensor, ...]
-    """One per depth 1..L, (V_d,), the smallest of uint8, int16, int32 that holds the level's codes: a node's last code."""
+    """One per depth 1..L, (V_d,): a node's last code, in the smallest of uint8, int16, int32 that holds the level's."""
     item_starts: tuple[Tensor, ...]
-    """One per depth 0..L, (V_d + 1,) int32: the items below node v are at positions item_starts[v]:item_starts[v + 1]."""
+    """One per depth 0..L, (V_d + 1,) int32: the items below node v have positions item_starts[v]:item_starts[v + 1]."""
     items: Tensor
-    """(P,) int32: the item at each position.  Items that share a semantic ID are neighbours, in order of their index."""
+    """(P,) int32: the item at each position.  Items that share a semantic ID are neighbours, in order of index."""
     positions: Tensor
     """(I,) int32: the position of each item."""
 

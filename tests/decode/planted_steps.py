@@ -47,7 +47,7 @@ class TableModel:
         else:
             size = self.codebook_sizes[state.level - 1]
             assert codes.dtype == parents.dtype == torch.int64 and codes.shape == parents.shape
-            assert 0 <= int(codes.min()) and int(codes.max()) < size
+            assert int(codes.min()) >= 0 and int(codes.max()) < size
             state.prefixes = state.prefixes.gather(1, parents) * size + codes
         table = self.tables[state.level][state.users]
         state.level += 1
