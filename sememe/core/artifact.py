@@ -163,8 +163,18 @@ def _sweep(path: Path) -> None:
     """Remove what killed processes left half-made beside `path`; a process that still runs keeps its own."""
     for leftover in path.parent.glob(f".{path.name}.*.*"):
         process = leftover.suffixes[-2].removeprefix(".") if len(leftover.suffixes) > 1 else ""
-        if process.isdecimal() and (int(process) == os.getpid() or not Path(f"/proc/{process}").exists()):
+        if process.isdecimal() and (int(process) == os.getpid() or not _is_running(int(process))):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's process, so it runs
+        return True
+    return True
 
 
 def _fsync(path: Path) -> None:

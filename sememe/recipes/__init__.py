@@ -1,1 +1,9 @@
 """One published system per file, composed from public parts."""
+
+from sememe.recipes.item_knn import item_knn
+from sememe.recipes.popularity import popularity
+from sememe.recipes.repeat_last import repeat_last
+from sememe.recipes.sasrec import sasrec
+from sememe.recipes.tiger import tiger
+
+__all__ = ["item_knn", "popularity", "repeat_last", "sasrec", "tiger"]

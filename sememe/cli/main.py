@@ -1,0 +1,256 @@
+"""The `sememe` command: few verbs, and no flag per setting (use `--set path=value`).
+
+Everything heavy is imported inside the verb that needs it, so that `sememe --help` answers at once.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+from rich.console import Console
+
+from sememe import __version__
+from sememe.core.errors import ConfigError, SememeError
+
+app = cyclopts.App(
+    name="sememe",
+    help="Generative recommendation: from your logs to recommended items.",
+    version=__version__,
+)
+console = Console(highlight=False)
+
+Settings = Annotated[
+    tuple[str, ...], cyclopts.Parameter(name="--set", negative="", help="path=value; see `sememe show RECIPE`")
+]
+Columns = Annotated[
+    tuple[str, ...],
+    cyclopts.Parameter(name="--column", negative="", help="canonical=yours, e.g. user_id=customer; may be repeated"),
+]
+Modules = Annotated[
+    tuple[str, ...], cyclopts.Parameter(name="--import", negative="", help="module with parts of your own")
+]
+
+
+@app.command
+def demo(*, out: Path = Path("runs/demo"), size: str = "demo") -> None:
+    """Real data, end to end, in minutes on two cores; then what to do next.
+
+    Parameters
+    ----------
+    out
+        Run directory; the same one goes on after an interruption.
+    size
+        Size of the recipe to train.
+    """
+    from sememe.cli.demo import run_demo
+
+    run_demo(console, out=out, size=size)
+
+
+@app.command
+def recipes() -> None:
+    """List the recipes and how faithful each one is."""
+    from rich.table import Table
+
+    from sememe.cli.find_recipe import recipe_header, recipe_names
+
+    table = Table("recipe", "what it is", "status")
+    for name in recipe_names():
+        header = recipe_header(name)
+        table.add_row(name, header.summary, header.status)
+    console.print(table)
+
+
+@app.command
+def show(recipe: str, /, *, settings: Settings = ()) -> None:
+    """Print a recipe's header and every setting of it.
+
+    Parameters
+    ----------
+    recipe
+        NAME, NAME@SIZE or my_module:my_recipe.
+    """
+    from sememe.cli.find_recipe import find_recipe, recipe_header
+    from sememe.core.config import render, tree_hash
+
+    found = find_recipe(recipe, settings=settings)
+    if ":" not in recipe:
+        console.print(recipe_header(recipe.partition("@")[0]).text, markup=False)
+        console.print()
+    console.print(render(found), markup=False, soft_wrap=True)
+    console.print(f"\nhash {tree_hash(found)[:12]}", markup=False)
+
+
+@app.command
+def diff(left: str, right: str, /) -> None:
+    """Print exactly what differs between two recipes.
+
+    Parameters
+    ----------
+    left
+        NAME, NAME@SIZE or my_module:my_recipe.
+    right
+        The other one.
+    """
+    from rich.table import Table
+
+    from sememe.cli.find_recipe import find_recipe
+    from sememe.core.config import diff as differences
+
+    table = Table("setting", left, right)
+    for difference in differences(find_recipe(left), find_recipe(right)):
+        table.add_row(difference.path, difference.left or "(not there)", difference.right or "(not there)")
+    console.print(table)
+
+
+@app.command
+def check(data: str, /, *, columns: Columns = ()) -> None:
+    """List every problem of your files with file, row, column, rule and way out.
+
+    Parameters
+    ----------
+    data
+        A file, a directory, or the name of a known data set.
+    """
+    from sememe.data.check import check_tables
+    from sememe.data.datasets import resolve_dataset
+
+    report = check_tables(resolve_dataset(data).path, columns=parse_columns(columns) or None)
+    console.print(report.render(), markup=False, soft_wrap=True)
+    if report.errors:
+        raise SystemExit(1)
+
+
+@app.command
+def run(recipe: str, /, *, data: str, out: Path, settings: Settings = (), columns: Columns = ()) -> None:
+    """Run a recipe on data; the same command goes on after an interruption.
+
+    Parameters
+    ----------
+    recipe
+        NAME, NAME@SIZE or my_module:my_recipe.
+    data
+        A file, a directory, or the name of a known data set.
+    out
+        Run directory.
+    """
+    from sememe.cli.find_recipe import find_recipe
+    from sememe.pipeline.run import run_recipe
+
+    found = find_recipe(recipe, settings=settings)
+    spec = {"recipe": recipe, "set": list(settings)}
+    run_recipe(found, data=data, out=out, columns=parse_columns(columns), spec=spec, say=say)
+    evaluate(out)
+    say(f"\nnext: sememe recommend {out} --user USER")
+
+
+@app.command
+def evaluate(run_directory: Path, /, *, as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative="")] = False) -> None:
+    """Print what a run measured: every model, with intervals, and the paired comparison.
+
+    Parameters
+    ----------
+    run_directory
+        What was given to `sememe run --out`.
+    as_json
+        Print metrics.json instead of tables.
+    """
+    from sememe.pipeline.evaluate import comparison_lines, metrics_tables
+    from sememe.pipeline.opened import read_metrics
+
+    metrics = read_metrics(run_directory)
+    if as_json:
+        print(json.dumps(metrics, indent=2))
+        return
+    for table in metrics_tables(metrics):
+        console.print(table)
+    for line in comparison_lines(metrics):
+        console.print(line, markup=False)
+
+
+@app.command
+def recommend(
+    run_directory: Path,
+    /,
+    *,
+    user: str | None = None,
+    history: str | None = None,
+    k: int = 10,
+    model: str | None = None,
+    modules: Modules = (),
+) -> None:
+    """Recommend items to a user of the data, or to anybody with a history.
+
+    Parameters
+    ----------
+    run_directory
+        What was given to `sememe run --out`.
+    user
+        User id.
+    history
+        Item ids, oldest first, separated by commas; instead of a user.
+    k
+        How many items.
+    model
+        A baseline of the run, to compare with.
+    """
+    from sememe.cli.tables import frame_table
+    from sememe.pipeline.opened import open_run
+
+    opened = open_run(run_directory, model=model, modules=modules)
+    if user is not None:
+        console.print(frame_table(opened.history(user).tail(10), title=f"the last items of user {user}"))
+    items = None if history is None else [item.strip() for item in history.split(",") if item.strip()]
+    found = opened.recommend(user=user, history=items, k=k)
+    console.print(frame_table(found, title=f"recommended by {model or opened.recipe.name}"))
+    if found.height < k:
+        say(f"only {found.height} of the {k} items asked for: there are no more that this user has not seen")
+
+
+@app.command
+def doctor(*, as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative="")] = False) -> None:
+    """Say what this machine can do, and how to get what is missing.
+
+    Parameters
+    ----------
+    as_json
+        Print JSON instead of a table.
+    """
+    from sememe.cli.doctor import examine, findings_table
+
+    findings = examine()
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        console.print(findings_table(findings))
+
+
+def say(text: str) -> None:
+    """Print a line of progress."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def parse_columns(columns: tuple[str, ...]) -> dict[str, str]:
+    """("user_id=customer",) -> {"user_id": "customer"}."""
+    pairs = [text.partition("=") for text in columns]
+    for text, (canonical, equals, name) in zip(columns, pairs, strict=True):
+        if not (canonical and equals and name):
+            raise ConfigError(f"--column {text} is not of the form canonical=yours", fix="e.g. --column user_id=customer")
+    return {canonical: name for canonical, _, name in pairs}
+
+
+def main() -> None:
+    """Entry point: user errors end with a message and status 2, never with a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("sememe").setLevel(logging.INFO)
+    try:
+        app()
+    except SememeError as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on where it was")
+        sys.exit(130)

@@ -1,0 +1,198 @@
+"""Judge a recommender on held-out events: full catalogue, item level, seen items left in and left out, intervals.
+
+Legend: N rows (one per evaluated user), K list length.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from rich.table import Table
+
+from sememe.core.schema import PAD, Int32Array, Ranked
+from sememe.core.seeding import derive_seed, generator
+from sememe.data.batches import request_batches
+from sememe.data.splits import Examples, Split
+from sememe.metrics.coverage import catalogue_coverage, popularity_bias
+from sememe.metrics.ranking import rank_metrics
+from sememe.metrics.significance import bootstrap_means, paired_difference
+from sememe.pipeline.recipe import EvaluationPlan
+from sememe.pipeline.recommend import Recommender
+
+SplitName = Literal["valid", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What one model did on one split under one masking rule."""
+
+    per_row: Mapping[str, npt.NDArray[np.float64]]
+    """Metric -> (N,), in the order of the split's examples."""
+    ranked: Ranked
+    """(N, K) the lists themselves, in the same order."""
+
+    def to_frame(self, label: "Label", *, users: Int32Array) -> pl.DataFrame:
+        """One line per row: label, user index and every metric; what paired comparisons read later."""
+        return pl.DataFrame({"user": users, **self.per_row}).select(
+            pl.lit(label.model).alias("model"),
+            pl.lit(label.seed).alias("seed"),
+            pl.lit(label.split).alias("split"),
+            pl.lit(label.mask_seen).alias("mask_seen"),
+            pl.all(),
+        )
+
+
+@dataclass(frozen=True)
+class Label:
+    """Which line of the table a result belongs to."""
+
+    model: str
+    seed: int
+    split: SplitName
+    mask_seen: bool
+
+
+def judge(
+    recommender: Recommender, split: Split, plan: EvaluationPlan, *, examples: Examples, mask_seen: bool
+) -> Judged:
+    """Rank the catalogue for every example and compare with what happened next."""
+    depth = max(plan.ks)
+    items = np.full((len(examples), depth), PAD, np.int32)
+    scores = np.full((len(examples), depth), -np.inf, np.float32)
+    per_row: dict[str, npt.NDArray[np.float64]] = {}
+    requests = request_batches(
+        split.interactions, examples, max_history=recommender.max_history, batch_size=plan.batch_size
+    )
+    for request in requests:
+        ranked = recommender.rank(request.batch, k=depth, seen=request.seen if mask_seen else None)
+        for name, values in rank_metrics(ranked, request.targets, ks=plan.ks).items():
+            per_row.setdefault(name, np.zeros(len(examples)))[request.rows] = values
+        items[request.rows], scores[request.rows] = ranked.items, ranked.scores
+    return Judged(per_row=per_row, ranked=Ranked(items=items, scores=scores, source="evaluation"))
+
+
+def validation_score(recommender: Recommender, split: Split, plan: EvaluationPlan, *, seed: int) -> dict[str, float]:
+    """Mean metrics on at most `plan.validation_users` validation rows, seen items left in: what early stopping watches."""
+    examples = split.valid
+    if len(examples) > plan.validation_users:
+        rows = generator(seed, "validation-users").choice(len(examples), plan.validation_users, replace=False)
+        rows.sort()
+        examples = Examples(users=examples.users[rows], starts=examples.starts[rows], ends=examples.ends[rows])
+    judged = judge(recommender, split, plan, examples=examples, mask_seen=False)
+    return {name: float(values.mean()) for name, values in judged.per_row.items()}
+
+
+def metrics_row(
+    judged: Judged, label: Label, plan: EvaluationPlan, *, train_counts: Int32Array
+) -> dict[str, float | int | str | bool]:
+    """One line of metrics.json: the label, each metric with its 95 % bootstrap interval, and what was recommended.
+
+    Args:
+        train_counts: (I,) training events of each item, for coverage and popularity bias.
+    """
+    users = len(judged.ranked.items)
+    row: dict[str, float | int | str | bool] = {
+        "model": label.model,
+        "seed": label.seed,
+        "split": label.split,
+        "mask_seen": label.mask_seen,
+        "users": users,
+    }
+    # One stream for all models: their intervals come from the same resamples, so rows can be compared.
+    intervals = bootstrap_means(judged.per_row, seed=derive_seed(0, "bootstrap"), resamples=plan.resamples)
+    for name, interval in intervals.items():
+        row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    depth = max(plan.ks)
+    row[f"coverage@{depth}"] = catalogue_coverage(judged.ranked, num_items=len(train_counts))
+    row[f"popularity@{depth}"] = popularity_bias(judged.ranked, train_counts=train_counts)
+    return row
+
+
+def compare_models(per_row: pl.DataFrame, *, main: str, resamples: int) -> list[dict[str, Any]]:
+    """`main` against every other model on the test split, paired by user; a user's metric is averaged over seeds first.
+
+    Args:
+        per_row: what `Judged.to_frame` gave, of all models.
+
+    Returns:
+        One object per other model, masking rule and metric: difference, its 95 % interval, p-value.
+    """
+    metrics = [name for name in per_row.columns if "@" in name]
+    means = (
+        per_row.filter(pl.col("split") == "test")
+        .group_by("model", "mask_seen", "user")
+        .agg(pl.col(metrics).mean())
+        .sort("user")
+    )
+    others = [model for model in per_row["model"].unique(maintain_order=True) if model != main]
+    found = []
+    for other in others:
+        for mask_seen in (False, True):
+            chosen = means.filter(pl.col("mask_seen") == mask_seen)
+            ours, theirs = (chosen.filter(pl.col("model") == name) for name in (main, other))
+            for metric in metrics:
+                difference = paired_difference(
+                    ours[metric].to_numpy(),
+                    theirs[metric].to_numpy(),
+                    seed=derive_seed(0, "bootstrap"),
+                    resamples=resamples,
+                )
+                found.append(
+                    {
+                        "model": main,
+                        "against": other,
+                        "mask_seen": mask_seen,
+                        "metric": metric,
+                        "difference": difference.mean,
+                        "low": difference.low,
+                        "high": difference.high,
+                        "p_value": difference.p_value,
+                    }
+                )
+    return found
+
+
+def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> list[Table]:
+    """metrics.json as tables for the terminal: one per masking rule, a line per model and seed."""
+    tables = []
+    for mask_seen in (False, True):
+        rows = [row for row in metrics["rows"] if row["split"] == split and row["mask_seen"] is mask_seen]
+        if not rows:
+            continue
+        names = [name for name in rows[0] if "@" in name and not name.endswith(("_low", "_high"))]
+        names = [name for name in names if name.startswith(("recall", "ndcg")) or name.startswith("coverage")]
+        treatment = "seen items left out" if mask_seen else "seen items left in"
+        table = Table(title=f"{split}, {rows[0]['users']:,} users, full catalogue, {treatment} (95 % intervals)")
+        table.add_column("model")
+        table.add_column("seed", justify="right")
+        for name in names:
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(row["model"], str(row["seed"]), *(_cell(row, name) for name in names))
+        tables.append(table)
+    return tables
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    if f"{name}_low" not in row:
+        return f"{row[name]:.4f}"
+    return f"{row[name]:.4f} [{row[f'{name}_low']:.4f}, {row[f'{name}_high']:.4f}]"
+
+
+def comparison_lines(metrics: Mapping[str, Any], *, metric: str = "ndcg@10") -> list[str]:
+    """The paired comparison in words, losses as plainly as wins."""
+    lines = []
+    for entry in metrics["comparisons"]:
+        if entry["metric"] != metric:
+            continue
+        verdict = "no clear difference" if entry["low"] <= 0 <= entry["high"] else None
+        verdict = verdict or ("better" if entry["difference"] > 0 else "WORSE")
+        seen = "left out" if entry["mask_seen"] else "left in"
+        lines.append(
+            f"{entry['model']} against {entry['against']}, {metric}, seen items {seen}: {entry['difference']:+.4f} "
+            f"[{entry['low']:+.4f}, {entry['high']:+.4f}], {verdict}"
+        )
+    return lines

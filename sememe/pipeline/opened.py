@@ -1,0 +1,181 @@
+"""A finished run, opened from its directory: recommend, and read what was measured."""
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sememe.core.artifact import Manifest, read_artifact
+from sememe.core.config import from_tree
+from sememe.core.errors import ArtifactError, ConfigError, DataError, did_you_mean
+from sememe.core.schema import Int32Array
+from sememe.pipeline.prepare import World, open_items, open_world
+from sememe.pipeline.recipe import Recipe
+from sememe.pipeline.run import open_model
+from sememe.pipeline.recommend import Recommender
+
+UserId = int | str
+ItemId = int | str
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What `sememe run` made: the data, the models and the numbers."""
+
+    path: Path
+    recipe: Recipe
+    world: World
+    recommender: Recommender
+    metrics: Mapping[str, Any]
+
+    def recommend(
+        self,
+        *,
+        user: UserId | None = None,
+        history: Sequence[ItemId] | None = None,
+        k: int = 10,
+        repeat_seen: bool = False,
+    ) -> pl.DataFrame:
+        """The k best items for a known user, or for any list of items, oldest first.
+
+        Args:
+            user: an id of the data; the whole history of this user is read.
+            history: item ids, for somebody whom the model does not know.  Give this or `user`.
+            k: how many items.
+            repeat_seen: whether items of the history may come back.
+
+        Returns:
+            Columns rank, item, title, score, source; fewer than k lines where the catalogue has no more to give.
+
+        Raises:
+            DataError: the user or an item is not in the data.
+            ConfigError: both or neither of `user` and `history`, or k < 1.
+        """
+        if (user is None) == (history is None):
+            raise ConfigError("recommend needs either a user or a history", fix="give exactly one of the two")
+        if k < 1:
+            raise ConfigError(f"k is {k}, and at least 1 item must be asked for", fix="give k >= 1")
+        users = None
+        if user is not None:
+            index = self._index(self.world.interactions.user_ids, user, what="user")
+            items = np.asarray(self.world.interactions.history(index))
+            users = np.array([index], np.int32)
+        else:
+            items = self._items(history or [])
+        if len(items) == 0:
+            raise DataError("the history is empty, and the model needs at least one item", fix="give a history")
+        ranked = self.recommender.recommend([items], users=users, k=k, leave_out=None if repeat_seen else [items])
+        frame = ranked.to_frame(pl.Series([""]), self.world.interactions.item_ids)
+        titles = [self.world.catalog.title(int(item)) for item in ranked.items[0] if item >= 0]
+        return frame.select("rank", "item", pl.Series("title", titles, dtype=pl.String), "score", "source")
+
+    def history(self, user: UserId) -> pl.DataFrame:
+        """What a user did, oldest first: columns item, title."""
+        index = self._index(self.world.interactions.user_ids, user, what="user")
+        items = self.world.interactions.history(index)
+        return pl.DataFrame(
+            {
+                "item": self.world.interactions.item_ids.gather(items.tolist()),
+                "title": [self.world.catalog.title(int(item)) for item in items],
+            }
+        )
+
+    def _items(self, ids: Sequence[ItemId]) -> Int32Array:
+        item_ids = self.world.interactions.item_ids
+        return np.array([self._index(item_ids, item, what="item") for item in ids], dtype=np.int32)
+
+    def _index(self, ids: pl.Series, wanted: UserId, *, what: str) -> int:
+        value: UserId = wanted
+        if ids.dtype == pl.String:
+            value = str(wanted)
+        elif isinstance(wanted, str):
+            if not wanted.lstrip("-").isdecimal():
+                raise DataError(f"there is no {what} {wanted!r} in this run", fix=_example(ids, what, "ids are numbers:"))
+            value = int(wanted)
+        # Ids are sorted, so a search is enough.
+        place = ids.search_sorted(value)
+        if place >= len(ids) or ids[place] != value:
+            near = did_you_mean(str(value), ids.cast(pl.String).head(20_000).to_list()) if what == "item" else ""
+            raise DataError(f"there is no {what} {wanted!r} in this run", fix=_example(ids, what, near))
+        return int(place)
+
+
+def open_run(path: Path, *, model: str | None = None, seed: int | None = None, modules: Sequence[str] = ()) -> Run:
+    """Open the run directory `path`.
+
+    Args:
+        path: what was given to `sememe run --out`.
+        model: a baseline's name, to recommend with it instead of the recipe's own model.
+        seed: which seed's model; the recipe's first one where None.
+        modules: modules with parts of your own that the recipe uses; they are imported first.
+
+    Raises:
+        ArtifactError: no finished run, or a stage is damaged.
+        ConfigError: no such model or seed.
+    """
+    for name in modules:
+        importlib.import_module(name)
+    description = _read_json(path / "run.json")
+    recipe: Recipe = from_tree(description["recipe"])
+    chosen = _choose(description["models"], model=model or recipe.name, seed=recipe.seeds[0] if seed is None else seed)
+    members = {member.name: member for member in (recipe, *recipe.baselines)}
+    stages = path / "stages"
+    data, split = (_stage(stages, description["stages"][name], name) for name in ("data", "split"))
+    world = open_world(data, split)
+    parts: dict[str, Manifest | None] = {
+        name: _stage(stages, chosen["stages"][name], name) if name in chosen["stages"] else None
+        for name in ("vectors", "codes")
+    }
+    items = open_items(parts["vectors"], parts["codes"])
+    member = members[chosen["name"]]
+    manifest = _stage(stages, chosen["stages"]["model"], f"model-{member.name}")
+    trained = open_model(member, manifest, world, items, seed=chosen["seed"])
+    return Run(
+        path=path,
+        recipe=recipe,
+        world=world,
+        recommender=trained.recommender,
+        metrics=_read_json(path / "metrics.json"),
+    )
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """metrics.json of the run directory `path`."""
+    return _read_json(path / "metrics.json")
+
+
+def _stage(root: Path, name: str, kind: str) -> Manifest:
+    return read_artifact(root / name, kind=kind)
+
+
+def _choose(models: Sequence[Mapping[str, Any]], *, model: str, seed: int) -> Mapping[str, Any]:
+    named = [entry for entry in models if entry["name"] == model]
+    if not named:
+        raise ConfigError(
+            f"this run has no model {model!r}", fix=did_you_mean(model, {entry["name"] for entry in models})
+        )
+    # Counting models have one seed only, which stands for all.
+    fitting = [entry for entry in named if entry["seed"] == seed] or (named if len(named) == 1 else [])
+    if not fitting:
+        seeds = [entry["seed"] for entry in named]
+        raise ConfigError(f"model {model!r} has no seed {seed}", fix=f"choose one of {seeds}")
+    return fitting[0]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ArtifactError(
+            f"{file.parent} holds no finished run: {file.name} is missing",
+            fix=f"start or finish it: sememe run RECIPE --data DATA --out {file.parent}",
+        )
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
+def _example(ids: pl.Series, what: str, near: str) -> str:
+    return f"{near or ''} {what} ids of this data look like {ids.head(3).to_list()}".strip()

@@ -1,0 +1,217 @@
+"""The stages before a model: files -> interactions and catalogue -> split -> item vectors -> codes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from sememe.core.artifact import Manifest
+from sememe.core.errors import DataError
+from sememe.core.schema import Catalog, Codes, FloatArray, Interactions, ModelInputs
+from sememe.data.datasets import ResolvedDataset, check_counts, resolve_dataset
+from sememe.data.dropped import Dropped
+from sememe.data.index import build_interactions
+from sememe.data.readers import Tables, open_tables
+from sememe.data.splits import Examples, Split, check_no_leak
+from sememe.data.store import load_catalog, load_interactions, save_catalog, save_interactions
+from sememe.pipeline.recipe import DataPlan, Recipe
+from sememe.pipeline.stages import StageStore, Workbench
+from sememe.sid.report import sid_report
+from sememe.sid.vocab import load_codes, save_codes
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """The data of a run, ready for models."""
+
+    interactions: Interactions
+    catalog: Catalog
+    split: Split
+    data: Manifest
+    split_manifest: Manifest
+
+    def train_counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(I,) training events of each item."""
+        return np.bincount(self.split.train().items, minlength=self.catalog.num_items)
+
+
+@dataclass(frozen=True, eq=False)
+class ItemSpace:
+    """What a recipe made of the items; fields are None where the recipe has no such stage."""
+
+    vectors: FloatArray | None
+    codes: Codes | None
+    stages: Mapping[str, Manifest]
+    """"vectors" and "codes", as far as they exist."""
+
+    def inputs(self, interactions: Interactions) -> ModelInputs:
+        """What a model may know when it is built."""
+        return ModelInputs(
+            num_users=interactions.num_users,
+            num_items=interactions.num_items,
+            codes=self.codes,
+            item_vectors=self.vectors,
+        )
+
+
+def prepare_world(stages: StageStore, plan: DataPlan, *, source: Any, columns: Mapping[str, str]) -> World:
+    """Read, filter and split `source` (a path, the name of a known data set, or a table in memory)."""
+    resolved = resolve_dataset(source) if isinstance(source, str | Path) else ResolvedDataset(path=source, spec=None)
+    tables = open_tables(resolved.path, columns=columns or None)
+    data = stages.get(
+        "data",
+        settings={"filters": plan.filters, "keep_cold_items": plan.keep_cold_items, "columns": json.dumps(dict(columns))},
+        inputs={"files": tables.content_hash()},
+        make=lambda bench: _make_data(bench, tables, plan, resolved=resolved),
+    )
+    stages.say(_describe(data.meta["result"]))
+    interactions = load_interactions(data.path, memory_map=True)
+    split_manifest = stages.get(
+        "split",
+        settings={"split": plan.split, "benchmark": resolved.spec is not None},
+        inputs={"data": data.content_hash},
+        make=lambda bench: _make_split(bench, interactions, plan, benchmark=resolved.spec is not None),
+    )
+    stages.say(f"  split: {json.dumps(split_manifest.meta['result']['protocol'])}")
+    return open_world(data, split_manifest)
+
+
+def open_world(data: Manifest, split: Manifest) -> World:
+    """The world that two finished stages hold."""
+    interactions = load_interactions(data.path, memory_map=True)
+    arrays = load_file(split.path / "split.safetensors")
+    parts = {
+        name: Examples(users=arrays[f"{name}.users"], starts=arrays[f"{name}.starts"], ends=arrays[f"{name}.ends"])
+        for name in ("valid", "test")
+    }
+    return World(
+        interactions=interactions,
+        catalog=load_catalog(data.path),
+        split=Split(
+            interactions=interactions,
+            train_ends=arrays["train_ends"],
+            valid=parts["valid"],
+            test=parts["test"],
+            protocol=split.meta["result"]["protocol"],
+        ),
+        data=data,
+        split_manifest=split,
+    )
+
+
+def prepare_items(stages: StageStore, recipe: Recipe, world: World, *, seed: int) -> ItemSpace:
+    """Vectors and codes of all items, as far as `recipe` asks for them."""
+    if recipe.embed is None:
+        return ItemSpace(vectors=None, codes=None, stages={})
+    embedder = recipe.embed
+    vectors_manifest = stages.get(
+        "vectors",
+        settings={"embed": embedder, "seed": seed},
+        inputs={"data": world.data.content_hash, "split": world.split_manifest.content_hash},
+        make=lambda bench: _make_vectors(bench, embedder.embed(world.catalog, world.split.train(), seed=seed)),
+    )
+    if recipe.tokenizer is None:
+        return open_items(vectors_manifest, None)
+    vectors = _load_vectors(vectors_manifest)
+    codes_manifest = stages.get(
+        "codes",
+        settings={"tokenizer": recipe.tokenizer, "collisions": recipe.collisions, "seed": seed},
+        inputs={"vectors": vectors_manifest.content_hash},
+        make=lambda bench: _make_codes(bench, recipe, vectors, seed=seed),
+    )
+    stages.say((codes_manifest.path / "report.txt").read_text(encoding="utf-8").rstrip())
+    return open_items(vectors_manifest, codes_manifest)
+
+
+def open_items(vectors: Manifest | None, codes: Manifest | None) -> ItemSpace:
+    """The item space that finished stages hold."""
+    stages = {name: manifest for name, manifest in (("vectors", vectors), ("codes", codes)) if manifest is not None}
+    return ItemSpace(
+        vectors=None if vectors is None else _load_vectors(vectors),
+        codes=None if codes is None else load_codes(codes.path),
+        stages=stages,
+    )
+
+
+def _load_vectors(manifest: Manifest) -> FloatArray:
+    vectors: FloatArray = load_file(manifest.path / "vectors.safetensors")["vectors"]
+    return vectors
+
+
+def _make_data(bench: Workbench, tables: Tables, plan: DataPlan, *, resolved: ResolvedDataset) -> dict[str, Any]:
+    indexed = build_interactions(tables, workdir=bench.scratch, keep_cold_items=plan.keep_cold_items)
+    interactions, catalog = indexed.interactions, indexed.catalog
+    if resolved.spec is not None:
+        check_counts(resolved.spec, interactions)
+    dropped: list[Dropped] = list(indexed.dropped)
+    for step in plan.filters:
+        filtered = step.apply(interactions, catalog)
+        interactions, catalog = filtered.interactions, filtered.catalog
+        dropped.extend(filtered.dropped)
+    if interactions.num_events == 0:
+        raise DataError("no event is left after reading and filtering", fix="look at `sememe check` and at data.filters")
+    save_interactions(bench.target, interactions)
+    save_catalog(bench.target, catalog)
+    return {
+        "dataset": resolved.spec.name if resolved.spec else None,
+        "users": interactions.num_users,
+        "items": interactions.num_items,
+        "events": interactions.num_events,
+        "order": indexed.order_rule,
+        "dropped": [asdict(drop) for drop in dropped if drop.count],
+        "mapping": dict(tables.mapping),
+    }
+
+
+def _make_split(bench: Workbench, interactions: Interactions, plan: DataPlan, *, benchmark: bool) -> dict[str, Any]:
+    split = plan.split.split(interactions, benchmark=benchmark)
+    check_no_leak(split)
+    for name, examples in (("validation", split.valid), ("test", split.test)):
+        if len(examples) == 0:
+            raise DataError(
+                f"the split leaves no {name} example",
+                fix="give more events per user, or choose another rule: --set data.split.rule=leave_one_out",
+            )
+    arrays = {"train_ends": split.train_ends}
+    for name, examples in (("valid", split.valid), ("test", split.test)):
+        arrays |= {f"{name}.users": examples.users, f"{name}.starts": examples.starts, f"{name}.ends": examples.ends}
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, bench.target / "split.safetensors")
+    return {"protocol": dict(split.protocol)}
+
+
+def _make_vectors(bench: Workbench, vectors: FloatArray) -> dict[str, Any]:
+    empty = int(np.sum(~vectors.any(axis=1)))
+    if empty == len(vectors):
+        raise DataError(
+            "no item has any content to embed: every vector is zero",
+            fix="add a title, description, categories or brand column to the items, or bring vectors of your own "
+            "and a recipe that uses ProvidedVectors",
+        )
+    save_file({"vectors": np.ascontiguousarray(vectors)}, bench.target / "vectors.safetensors")
+    return {"shape": list(vectors.shape), "items_without_content": empty}
+
+
+def _make_codes(bench: Workbench, recipe: Recipe, vectors: FloatArray, *, seed: int) -> dict[str, Any]:
+    assert recipe.tokenizer is not None and recipe.collisions is not None, "codes need a tokenizer and a collision rule"
+    tokenizer = recipe.tokenizer.fit(vectors, seed=seed)
+    semantic = tokenizer.encode(vectors)
+    codes = recipe.collisions.resolve(semantic, tokenizer.codebook_sizes)
+    save_codes(bench.target, codes)
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in tokenizer.state().items()},
+        bench.target / "tokenizer.safetensors",
+    )
+    report = sid_report(codes, vectors, reconstruction=tokenizer.reconstruct(semantic))
+    (bench.target / "report.json").write_text(json.dumps(report.to_json(), indent=2), encoding="utf-8")
+    (bench.target / "report.txt").write_text(report.render() + "\n", encoding="utf-8")
+    return {"codebook_sizes": list(codes.codebook_sizes)}
+
+
+def _describe(result: Mapping[str, Any]) -> str:
+    lines = [f"  {result['users']:,} users, {result['items']:,} items, {result['events']:,} events; {result['order']}"]
+    lines += [f"  left out: {drop['count']:,} {drop['reason']}" for drop in result["dropped"]]
+    return "\n".join(lines)

@@ -1,0 +1,149 @@
+"""A recipe: one frozen, typed tree that says everything a run needs.
+
+Each field holds a ready part (a frozen dataclass); the protocols below say which verb the pipeline calls on it.  Any
+class with that verb fits, so a recipe of your own can bring parts of its own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sememe.core.schema import Batch, Catalog, Codes, FloatArray, Int32Array, Interactions, ModelInputs, Ranked
+from sememe.data.filters import Filtered
+from sememe.data.splits import GlobalTime, LastSession, LeaveOneOut, Split
+from sememe.train.plan import TrainPlan
+
+
+class Filter(Protocol):
+    """Leaves events, users or items out, and counts what it left out."""
+
+    def apply(self, interactions: Interactions, catalog: Catalog) -> Filtered: ...
+
+
+class Embedder(Protocol):
+    """Makes one float32 vector per item, (I, dim), from the catalogue and the training events."""
+
+    def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray: ...
+
+
+class FittedTokenizer(Protocol):
+    """A tokenizer that knows its codebooks."""
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]: ...
+    def encode(self, vectors: FloatArray) -> Int32Array: ...
+    def reconstruct(self, codes: Int32Array) -> FloatArray: ...
+    def state(self) -> Mapping[str, npt.NDArray[np.generic]]: ...
+
+
+class Tokenizer(Protocol):
+    """Learns semantic IDs from item vectors."""
+
+    def fit(self, vectors: FloatArray, *, seed: int) -> FittedTokenizer: ...
+
+
+class CollisionRule(Protocol):
+    """Decides what happens to items that share all semantic codes."""
+
+    def resolve(self, matrix: Int32Array, sizes: tuple[int, ...]) -> Codes: ...
+
+
+class NeuralPart(Protocol):
+    """The description of a network; `build` makes the torch module."""
+
+    def build(self, inputs: ModelInputs, *, seed: int) -> Any: ...
+
+
+class CountingPart(Protocol):
+    """A model without gradient steps: it counts the training events once."""
+
+    def fit(self, train: Interactions) -> Any: ...
+
+
+class BatchSource(Protocol):
+    """Random access to training batches: a pure function of the step."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+    def __call__(self, step: int) -> Batch: ...
+
+
+class BatchPlan(Protocol):
+    """Says how training events become batches."""
+
+    @property
+    def max_history(self) -> int: ...
+    def source(self, train: Interactions, *, seed: int) -> BatchSource: ...
+
+
+class Decoder(Protocol):
+    """Turns a model and a request into ranked items."""
+
+    def recommend(self, model: Any, batch: Any, *, k: int, trie: Any, seen: Any) -> Ranked: ...
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Which split is used.  "auto": leave-one-out for a known benchmark set, so that numbers compare with published
+    ones; a global time split for a person's own data, since only that is free of leaks from the future; leave-one-out
+    where the data has no time."""
+
+    rule: Literal["auto", "leave_one_out", "global_time", "last_session"] = "auto"
+    leave_one_out: LeaveOneOut = LeaveOneOut()
+    global_time: GlobalTime = GlobalTime()
+    last_session: LastSession = LastSession()
+
+    def split(self, interactions: Interactions, *, benchmark: bool) -> Split:
+        """Apply the rule; `benchmark` says whether the data is a known benchmark set."""
+        name = self.rule
+        if name == "auto":
+            name = "leave_one_out" if benchmark or interactions.timestamps is None else "global_time"
+        chosen: LeaveOneOut | GlobalTime | LastSession = getattr(self, name)
+        return chosen.split(interactions)
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """From files to a split."""
+
+    filters: tuple[Filter, ...] = ()
+    split: SplitRule = SplitRule()
+    keep_cold_items: bool = False
+    """Whether catalogue items without any event can be recommended."""
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """How a model is judged.  Full catalogue, item level, ties averaged, with and without seen items: always."""
+
+    ks: tuple[int, ...] = (5, 10)
+    batch_size: int = 256
+    validation_users: int = 2000
+    """At most so many validation rows, drawn once by the seed, steer early stopping; the tables use all rows."""
+    resamples: int = 1000
+    """Bootstrap resamples over rows for the 95 % intervals."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run needs.  Fields that a kind of model has no use for are None."""
+
+    name: str
+    model: NeuralPart | CountingPart
+    decode: Decoder
+    data: DataPlan = DataPlan()
+    embed: Embedder | None = None
+    tokenizer: Tokenizer | None = None
+    collisions: CollisionRule | None = None
+    batches: BatchPlan | None = None
+    objective: Any = None
+    """Callable (outputs, batch) -> scalar loss."""
+    train: TrainPlan | None = None
+    evaluation: EvaluationPlan = EvaluationPlan()
+    baselines: tuple["Recipe", ...] = ()
+    """Judged in the same run on the same split; their own `data` and `evaluation` are not used."""
+    seeds: tuple[int, ...] = (0,)
+    """Each seed is trained and judged; the first one is what `recommend` and the server use."""

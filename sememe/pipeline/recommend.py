@@ -1,0 +1,77 @@
+"""The one way from a history to recommended items: evaluation, the command line and the server all call it.
+
+Legend: N rows, T items of the longest history, S seen items, K recommendations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sememe.core.schema import PAD, Batch, Int32Array, Ranked
+from sememe.data.ranges import padded
+from sememe.pipeline.recipe import Decoder
+from sememe.train.device import autocast, to_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Recommender:
+    """A trained model with all that it needs to answer."""
+
+    model: Any
+    """A torch module, or a fitted counting model."""
+    decode: Decoder
+    trie: Any
+    """The trie of the item codes on the model's device; None for models that do not generate codes."""
+    max_history: int
+    """The model reads at most so many of the latest items."""
+    device: torch.device
+
+    def rank(self, batch: Batch, *, k: int, seen: Int32Array | None) -> Ranked:
+        """Rank the catalogue for a prepared batch.
+
+        Args:
+            batch: "history" (N, T), "lengths" (N,), "user" (N,).
+            k: how many items to return.
+            seen: (N, S) items to leave out, PAD-filled, or None to leave nothing out.
+        """
+        if not isinstance(self.model, torch.nn.Module):
+            return self.decode.recommend(self.model, batch, k=k, trie=None, seen=seen)
+        tensors = to_tensors(batch, self.device)
+        blocked = None if seen is None else torch.from_numpy(np.ascontiguousarray(seen)).to(self.device)
+        self.model.eval()
+        with torch.inference_mode(), autocast(self.device, rows=len(batch["lengths"])):
+            return self.decode.recommend(self.model, tensors, k=k, trie=self.trie, seen=blocked)
+
+    def recommend(
+        self,
+        histories: Sequence[Int32Array],
+        *,
+        users: Int32Array | None = None,
+        k: int = 10,
+        leave_out: Sequence[Int32Array] | None = None,
+    ) -> Ranked:
+        """Recommend for histories of item indices, oldest first.
+
+        Args:
+            histories: one array per row; at least one item each.
+            users: (N,) user indices, or None where the users are unknown to the model.
+            k: how many items to return per row.
+            leave_out: per row, items that must not be recommended (usually the history itself).
+        """
+        recent = [history[-self.max_history :] for history in histories]
+        batch = {
+            "history": _padded(recent),
+            "lengths": np.array([len(history) for history in recent], dtype=np.int32),
+            "user": np.full(len(recent), PAD, np.int32) if users is None else users.astype(np.int32),
+        }
+        return self.rank(batch, k=k, seen=None if leave_out is None else _padded(leave_out))
+
+
+def _padded(rows: Sequence[Int32Array]) -> Int32Array:
+    """(N, longest), PAD after the end of each row."""
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    return padded(np.concatenate(rows).astype(np.int32), starts, ends)

@@ -1,0 +1,41 @@
+"""SASRec with full softmax: a causal transformer over item ids, the baseline that a generator must beat.
+
+Paper: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781.
+Kept: causal self-attention over the last items, learned positions, shared item embeddings, a target at every position.
+Deviations: cross-entropy over the full catalogue instead of one sampled negative, which is worth 20-40 %.
+Published numbers (full softmax, unmasked Recall@10 / NDCG@10): Beauty .0851 / .0421, Sports .0495 / -.
+Status: verified
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+from sememe.data.batches import SequenceBatches
+from sememe.decode.exact import ExactItems
+from sememe.models.sequential import SasRec
+from sememe.objectives.full_softmax import FullSoftmax
+from sememe.pipeline.recipe import EvaluationPlan, Recipe
+from sememe.train.optim import AdamW
+from sememe.train.plan import TrainPlan
+
+
+def sasrec(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
+    """The recipe at one of its sizes; "demo" stops earlier, "debug" is for tests."""
+    full = Recipe(
+        name="sasrec",
+        model=SasRec(),
+        batches=SequenceBatches(batch_size=128, max_history=50),
+        objective=FullSoftmax(),
+        train=TrainPlan(epochs=100, optimizer=AdamW(lr=1e-3), patience=8),
+        decode=ExactItems(),
+    )
+    if size == "demo":
+        return replace(full, train=TrainPlan(epochs=40, optimizer=AdamW(lr=1e-3), patience=5))
+    if size == "debug":
+        return replace(
+            full,
+            model=SasRec(d_model=16, heads=1),
+            train=TrainPlan(epochs=2),
+            evaluation=EvaluationPlan(validation_users=100, resamples=100),
+        )
+    return full
