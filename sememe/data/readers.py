@@ -1,0 +1,214 @@
+"""Whatever people have -> lazy tables with canonical columns.  Nothing is read here but headers and a first sample.
+
+`open_tables` finds the files, matches the columns, settles times and order, and can say all of it in words.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sememe.core.artifact import hash_files
+from sememe.core.errors import DataError
+from sememe.data.columns import (
+    EVENT_ALIASES,
+    ITEM_ALIASES,
+    id_expression,
+    match_columns,
+    refuse_unused,
+    rename_columns,
+)
+from sememe.data.data_toml import DataToml, render_data_toml
+from sememe.data.file_formats import RawTable
+from sememe.data.layouts import one_row_per_event
+from sememe.data.locate import Located, locate
+from sememe.data.time_columns import TimeRule, detect_time, milliseconds
+
+SAMPLE_ROWS = 10_000
+"""Rows that are looked at to tell the unit of times."""
+
+
+@dataclass(frozen=True, eq=False)
+class OrderRule:
+    """How a user's events are ordered; ties are broken by the order of the file."""
+
+    key: str | None
+    """The column that decides, or None for the order of the file alone."""
+
+    @property
+    def text(self) -> str:
+        """The rule in words."""
+        if self.key is None:
+            return "events of a user are in the order of the file"
+        return f"events of a user are ordered by {self.key}, ties in the order of the file"
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """An opened source.  Frames are lazy: each use reads the files again, as a stream."""
+
+    events: pl.LazyFrame
+    """user_id and item_id (Int64 or String), and where known timestamp (Int64, ms UTC), position (Int64), rating (Float32),
+    event_type, session_id, query; then all other columns.  Null where a value cannot be used."""
+    items: pl.LazyFrame | None
+    """item_id, and where known title, categories, brand, description, price, vector; then all other columns."""
+    raw_events: pl.LazyFrame
+    """The same columns and rows as `events`, with the values as they are in the file."""
+    files: tuple[Path, ...]
+    mapping: Mapping[str, str]
+    """Canonical event column -> the file's own name."""
+    item_mapping: Mapping[str, str]
+    order: OrderRule
+    time_rule: TimeRule | None
+    raw: Located
+    notes: tuple[str, ...] = ()
+    settings: DataToml = field(default_factory=DataToml)
+
+    def content_hash(self) -> str:
+        """SHA-256 of all that was read: file contents, or the rows of tables in memory."""
+        if self.files:
+            return hash_files(list(self.files))
+        digest = hashlib.sha256()
+        for table in (self.raw.events, self.raw.items):
+            if table is not None:
+                rows = table.frame.collect().hash_rows(seed=0)
+                digest.update(",".join(table.frame.collect_schema().names()).encode() + rows.to_numpy().tobytes())
+        return digest.hexdigest()
+
+    def data_toml(self) -> str:
+        """The text of a data.toml that says the names in force, to be put beside the files."""
+        columns = {**self.item_mapping, **self.mapping}
+        renamed = {canonical: own for canonical, own in columns.items() if canonical != own}
+        return render_data_toml(
+            DataToml(
+                events=tuple(path.name for path in self.raw.events.files),
+                items=tuple(path.name for path in self.raw.items.files) if self.raw.items else (),
+                columns=renamed,
+                time_unit=self.settings.time_unit,
+                time_format=self.settings.time_format,
+                history_separator=self.settings.history_separator,
+            )
+        )
+
+
+def open_tables(source: Any, *, columns: Mapping[str, str] | None = None) -> Tables:
+    """Open `source` and settle what each column means.
+
+    source: a file, a directory, a table in memory (polars, pandas, Arrow), or {"events": ..., "items": ...} of these.
+    columns: Sememe's name -> the source's own name, for columns that have no conventional name; wins over data.toml.
+
+    Raises:
+        DataError: nothing readable was found, a given name fits no column, or a required column is missing.
+    """
+    located = locate(source)
+    settings = located.settings
+    given = {**settings.columns, **(columns or {})}
+    refuse_unused(given, tables=_names_of(located))
+    matched = _match_events(located.events, given=given)
+    raw, layout_note = _long_events(located.events, matched=matched, settings=settings)
+    notes = [*located.notes, layout_note]
+    if "user_id" not in raw.collect_schema() and "session_id" in raw.collect_schema():
+        raw = raw.with_columns(user_id=pl.col("session_id"))
+        matched = {"user_id": matched["session_id"], **matched}
+        notes.append("there is no user column, so each session is a user")
+    _require(raw, table=located.events)
+    rule = _time_rule(raw, settings=settings)
+    items, item_mapping = _open_items(located.items, event_item=matched.get("item_id"), given=given)
+    has_position = "position" in raw.collect_schema()
+    return Tables(
+        events=_typed_events(raw, rule=rule),
+        items=items,
+        raw_events=raw,
+        files=(*located.events.files, *(located.items.files if located.items else ())),
+        mapping=matched,
+        item_mapping=item_mapping,
+        order=OrderRule("position" if has_position else ("timestamp" if rule else None)),
+        time_rule=rule,
+        raw=located,
+        notes=tuple(note for note in notes if note),
+        settings=settings,
+    )
+
+
+def _names_of(located: Located) -> dict[str, list[str]]:
+    tables = [table for table in (located.events, located.items) if table is not None]
+    return {table.name: table.frame.collect_schema().names() for table in tables}
+
+
+def _match_events(table: RawTable, *, given: Mapping[str, str]) -> dict[str, str]:
+    schema = table.frame.collect_schema()
+    matched = match_columns(schema.names(), aliases=EVENT_ALIASES, given=given)
+    if "history" in matched and "history" not in given:
+        dtype = schema[matched["history"]]
+        # A text beside an item column is more likely a remark than a history, and a number is a count.
+        is_text_history = dtype == pl.String and "item_id" not in matched
+        if not (isinstance(dtype, pl.List) or is_text_history):
+            del matched["history"]
+    return matched
+
+
+def _long_events(table: RawTable, *, matched: Mapping[str, str], settings: DataToml) -> tuple[pl.LazyFrame, str]:
+    renamed = rename_columns(table.frame, table.frame.collect_schema().names(), matched=matched)
+    return one_row_per_event(renamed, separator=settings.history_separator, table=table.name)
+
+
+def _require(frame: pl.LazyFrame, *, table: RawTable) -> None:
+    names = frame.collect_schema().names()
+    own = table.frame.collect_schema().names()
+    missing = [name for name in ("user_id", "item_id") if name not in names]
+    if missing:
+        raise DataError(
+            f"{table.name}: no column was recognised as {' or '.join(missing)}; it has {', '.join(own)}",
+            fix=f'name it once: [columns] {missing[0]} = "YOUR COLUMN" in data.toml beside the file, '
+            f'or columns={{"{missing[0]}": "YOUR COLUMN"}}',
+        )
+
+
+def _time_rule(frame: pl.LazyFrame, *, settings: DataToml) -> TimeRule | None:
+    if "timestamp" not in frame.collect_schema():
+        return None
+    sample = frame.select("timestamp").head(SAMPLE_ROWS).collect()["timestamp"]
+    return detect_time(sample, unit=settings.time_unit, time_format=settings.time_format)
+
+
+def _typed_events(frame: pl.LazyFrame, *, rule: TimeRule | None) -> pl.LazyFrame:
+    schema = frame.collect_schema()
+    exprs = [id_expression(name, schema[name]) for name in ("user_id", "item_id", "session_id") if name in schema]
+    if rule is not None:
+        exprs.append(milliseconds(rule, dtype=schema["timestamp"]))
+    if "position" in schema:
+        exprs.append(_number("position", pl.Int64, dtype=schema["position"]))
+    if "rating" in schema:
+        exprs.append(_number("rating", pl.Float32, dtype=schema["rating"]))
+    exprs += [pl.col(name).cast(pl.String) for name in ("event_type", "query") if name in schema]
+    return frame.with_columns(exprs)
+
+
+def _number(name: str, target: type[pl.DataType], *, dtype: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    if not dtype.is_numeric():
+        # "3.0" is a number, and a cast of text to an integer would not read it.
+        column = column.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
+    return column.cast(target, strict=False)
+
+
+def _open_items(
+    table: RawTable | None, *, event_item: str | None, given: Mapping[str, str]
+) -> tuple[pl.LazyFrame | None, dict[str, str]]:
+    if table is None:
+        return None, {}
+    names = table.frame.collect_schema().names()
+    if "item_id" not in given and event_item in names:
+        # Of several id columns (item_id, asin) the one that the events use is the id.
+        given = {**given, "item_id": str(event_item)}
+    matched = match_columns(names, aliases=ITEM_ALIASES, given={k: v for k, v in given.items() if k in ITEM_ALIASES})
+    if "item_id" not in matched:
+        raise DataError(
+            f"{table.name}: no column was recognised as item_id; it has {', '.join(names)}",
+            fix='name it once: [columns] item_id = "YOUR COLUMN" in data.toml beside the file',
+        )
+    frame = rename_columns(table.frame, names, matched=matched)
+    return frame.with_columns(id_expression("item_id", frame.collect_schema()["item_id"])), matched
