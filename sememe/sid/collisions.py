@@ -1,0 +1,84 @@
+"""What to do with items whose semantic codes are equal.
+
+TIGER (arXiv 2305.05065, section 3.1) appends one more code that counts the items of a tuple: 0, 1, 2, ...  `KeepTied`
+leaves the items tied; decoding then ranks them as ties, and metrics count them as ties.
+
+Shape legend: I items, L semantic levels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sememe.core.errors import ConfigError, DataError
+from sememe.core.schema import Codes, Int32Array, Int64Array
+
+
+@dataclass(frozen=True)
+class CollisionToken:
+    """Append a level that numbers the items of each semantic tuple in the order of their item index, from 0."""
+
+    size: int = 256
+    """Codes of the added level, so the largest group that can be told apart."""
+
+    def resolve(self, matrix: Int32Array, sizes: tuple[int, ...]) -> Codes:
+        """Codes (I, L + 1) whose rows are all different, from semantic codes int32 (I, L).
+
+        Raises DataError where more than `size` items share a tuple.
+        """
+        if self.size < 1:
+            raise ConfigError(f"CollisionToken got size={self.size}", fix="give at least 1")
+        groups = tuple_groups(matrix, sizes)
+        counts = np.bincount(groups)
+        largest = int(counts.argmax())
+        if counts[largest] > self.size:
+            example = matrix[np.flatnonzero(groups == largest)[0]]
+            raise DataError(
+                f"{counts[largest]} items share the semantic codes {tuple(int(code) for code in example)}, and the "
+                f"collision level tells only {self.size} apart",
+                fix="give items a finer signal (more text fields, collaborative vectors), more levels or codes, "
+                f"a collision size of {counts[largest]}, or use KeepTied()",
+            )
+        number = _rank_in_group(groups).astype(np.int32)
+        return Codes(
+            matrix=np.ascontiguousarray(np.column_stack([matrix.astype(np.int32), number])),
+            codebook_sizes=(*sizes, self.size),
+            num_semantic_levels=len(sizes),
+            collisions="token",
+        )
+
+
+@dataclass(frozen=True)
+class KeepTied:
+    """Leave items with equal semantic codes tied."""
+
+    def resolve(self, matrix: Int32Array, sizes: tuple[int, ...]) -> Codes:
+        """Codes (I, L), the semantic codes as they are."""
+        tuple_groups(matrix, sizes)
+        return Codes(
+            matrix=np.ascontiguousarray(matrix, dtype=np.int32),
+            codebook_sizes=tuple(sizes),
+            num_semantic_levels=len(sizes),
+            collisions="tied",
+        )
+
+
+def tuple_groups(matrix: Int32Array, sizes: tuple[int, ...]) -> Int64Array:
+    """int64 (I,): a number per distinct row of `matrix`, numbered from 0 in lexicographic order of the rows."""
+    assert matrix.ndim == 2 and matrix.shape[1] == len(sizes), "one codebook size per level"
+    assert bool(((matrix >= 0) & (matrix < np.asarray(sizes))).all()), "a code lies outside its codebook"
+    groups = np.zeros(len(matrix), np.int64)
+    for level, size in enumerate(sizes):
+        # Renumbering after each level keeps the key below items * size, whatever the number of levels.
+        groups = np.unique(groups * size + matrix[:, level], return_inverse=True)[1].astype(np.int64)
+    return groups
+
+
+def _rank_in_group(groups: Int64Array) -> Int64Array:
+    """(I,) how many items with a smaller index are in the same group."""
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    rank = np.empty(len(groups), np.int64)
+    rank[order] = np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
+    return rank
