@@ -93,7 +93,9 @@ class EncDecModel(nn.Module):
         super().__init__()
         self.config = config
         self.codebook_sizes = codes.codebook_sizes
-        shape = BlockShape(config.d_model, config.heads, config.head_dim, config.ff, config.dropout)
+        shape = BlockShape(
+            d_model=config.d_model, heads=config.heads, head_dim=config.head_dim, ff=config.ff, dropout=config.dropout
+        )
         self.tokens = TokenTable(codes, d_model=config.d_model, user_buckets=config.user_buckets)
         self.encoder_bias = self._relative_bias(bidirectional=True)
         self.encoder = nn.ModuleList(EncoderBlock(shape) for _ in range(config.layers))
@@ -118,6 +120,12 @@ class EncDecModel(nn.Module):
         )
         nn.init.normal_(bias.weight, std=config.d_model**-0.5)
         return bias
+
+    def head_weight(self, level: int) -> Tensor:
+        """(K of the level, D) weights of the output layer of a level."""
+        if self.config.tie_head:
+            return self.tokens.level_embeddings(level) * float(self.config.d_model**-0.5)
+        return cast(Tensor, self.heads[level])
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Teacher-forced logits: "code_logits" (N, L, largest K), -inf where a level has fewer codes.
@@ -198,9 +206,7 @@ class EncDecModel(nn.Module):
 
     def _logits(self, states: Tensor, *, level: int) -> Tensor:
         """(..., D) -> (..., K of the level)."""
-        if self.config.tie_head:
-            return F.linear(states * self.config.d_model**-0.5, self.tokens.level_embeddings(level))
-        return F.linear(states, self.heads[level])
+        return F.linear(states, self.head_weight(level))
 
 
 def _select_beams(past: Tensor, parents: Tensor) -> Tensor:
