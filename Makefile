@@ -16,10 +16,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Bytecode is left to the first import: compiling all of the packages takes longer than installing them.
+PIP_INSTALL := $(PIP) install -qq --no-compile
 # uv is quicker where it is there; without it pip does the same.
 UV := $(shell command -v uv 2>/dev/null)
 ifeq ($(UV),)
-INSTALL := $(PIP) install --quiet
+INSTALL := $(PIP_INSTALL)
 else
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 endif
@@ -44,8 +46,8 @@ $(STAMP): $(LOCK) requirements/torch.txt pyproject.toml
 	@echo "installing the locked packages (the first time downloads about 500 MB)"
 	@$(INSTALL) --no-deps --require-hashes -r $(LOCK)
 	@# torch comes from pip whatever else is there: pip's own settings may say where a CPU build lies.
-	@$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") -r requirements/torch.txt
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") -r requirements/torch.txt
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@$(PIP) check
 	@rm -f $(UNFINISHED) && touch $@
 

@@ -1,0 +1,57 @@
+"""The command line: which verbs there are, and that asking for help costs nothing."""
+
+import subprocess
+import sys
+
+from sources import ROOT
+
+from sememe.cli.main import app
+
+# Adding a verb is a decision, so it is written down here; settings are not flags, they go through `--set`.
+VERBS = {"demo", "recipes", "show", "diff", "check", "run", "evaluate", "recommend", "doctor"}
+# Loaded only by the verb that needs them.
+HEAVY = ("torch", "transformers", "sentence_transformers", "sklearn", "matplotlib", "tensorboard", "implicit")
+
+HELP = """
+import sys
+from sememe.cli.main import main
+sys.argv = ["sememe", *{arguments!r}]
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print("loaded:", *sorted(set({heavy!r}) & set(sys.modules)))
+"""
+
+
+def verbs() -> set[str]:
+    return {name for name in app if not name.startswith("-")}
+
+
+def loaded_by(*arguments: str, before: str = "") -> set[str]:
+    """Which heavy packages a command imports."""
+    script = before + HELP.format(arguments=list(arguments), heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_verbs_are_the_known_ones() -> None:
+    assert verbs() == VERBS
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert loaded_by("--help") == set()
+    # A stand-in for torch, which takes seconds to import.
+    assert loaded_by("--help", before="import sys; sys.modules['torch'] = sys\n") == {"torch"}
+
+
+def test_help_names_every_verb() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from sememe.cli.main import main; main()", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(f" {verb} " in done.stdout for verb in VERBS), done.stdout
