@@ -24,7 +24,7 @@ import polars as pl
 from sememe.core.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from sememe.core.schema import Catalog, FloatArray, Interactions
 
-TEXT_FIELDS = ("title", "brand", "categories", "genres", "price", "keywords", "title_keywords", "description")
+TEXT_FIELDS = ("title", "title_keywords", "brand", "categories", "genres", "price", "description")
 """The columns that describe an item in words, in the order in which they are written into its text."""
 
 PACKAGED_MODEL = "all-MiniLM-L6-v2"
@@ -46,8 +46,8 @@ class TextEmbedder:
     """A directory, or a name on the hub such as "sentence-transformers/all-mpnet-base-v2"."""
     fields: tuple[str, ...] = TEXT_FIELDS
     """Columns of the catalogue to write into the text; those it does not have are left out."""
-    max_tokens: int = 128
-    """Longer texts are cut here."""
+    max_tokens: int = 64
+    """Longer texts are cut here; the time grows with it."""
     batch_size: int = 64
 
     def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
