@@ -36,8 +36,10 @@ def read_catalog(items: pl.LazyFrame | None, *, event_keys: pl.Series, keep_cold
     with_events = event_keys.cast(pl.String).alias("key")
     if items is None:
         ids = sorted_ids(with_events)
-        notes = ("there is no items table: items have ids and nothing else",)
-        return CatalogRows(ids.select(pl.col("id").alias("item_id")), ids.select("key"), None, (), notes)
+        bare = ids.select(pl.col("id").alias("item_id"))
+        return CatalogRows(
+            bare, ids.select("key"), None, (), ("there is no items table: items have ids and nothing else",)
+        )
     table = items.collect(engine="streaming")
     rows = table.with_columns(pl.col("item_id").cast(pl.String).alias("key")).drop("item_id")
     named = rows.filter(pl.col("key").is_not_null())
@@ -52,7 +54,7 @@ def read_catalog(items: pl.LazyFrame | None, *, event_keys: pl.Series, keep_cold
         Dropped("catalogue rows that repeat an item_id (the first one is kept)", named.height - single.height),
         Dropped("catalogue items without any event", single.height - kept.height),
     ]
-    notes = []
+    notes: list[str] = []
     if missing := len(with_events) - known.height:
         notes.append(f"{missing:,} of {len(with_events):,} items with events have no row in the items table")
     return CatalogRows(

@@ -13,13 +13,13 @@ from sememe.core.errors import DataError, did_you_mean
 
 EVENT_ALIASES: Mapping[str, tuple[str, ...]] = {
     "user_id": (
-        "user_id", "user", "userid", "uid", "user_idx", "reviewer_id", "reviewerid", "customer_id", "customer", "client_id",
-        "visitor_id", "member_id", "account_id", "profile_id", "amazon_user",
+        "user_id", "user", "userid", "uid", "user_idx", "reviewer_id", "reviewerid", "customer_id", "customer",
+        "client_id", "visitor_id", "member_id", "account_id", "profile_id", "amazon_user",
     ),
     "item_id": (
-        "item_id", "item", "itemid", "iid", "item_idx", "parent_asin", "asin", "movie_id", "movieid", "product_id", "product",
-        "article_id", "book_id", "video_id", "track_id", "song_id", "artist_id", "news_id", "business_id", "content_id",
-        "goods_id", "sku", "isbn", "gmap_id",
+        "item_id", "item", "itemid", "iid", "item_idx", "parent_asin", "asin", "movie_id", "movieid", "product_id",
+        "product", "article_id", "book_id", "video_id", "track_id", "song_id", "artist_id", "news_id", "business_id",
+        "content_id", "goods_id", "sku", "isbn", "gmap_id",
     ),
     "timestamp": (
         "timestamp", "time", "ts", "datetime", "date", "unix_review_time", "unixreviewtime", "event_time", "created_at",
@@ -31,8 +31,8 @@ EVENT_ALIASES: Mapping[str, tuple[str, ...]] = {
     "session_id": ("session_id", "session", "sessionid", "sess_id", "visit_id", "request_id"),
     "query": ("query", "search_query", "query_text", "keyword", "search_term"),
     "history": (
-        "history", "item_history", "history_items", "item_ids", "items", "item_list", "sequence", "item_sequence", "item_seq",
-        "item_id_list", "click_history", "seq",
+        "history", "item_history", "history_items", "item_ids", "items", "item_list", "sequence", "item_sequence",
+        "item_seq", "item_id_list", "click_history", "seq",
     ),
 }  # fmt: skip
 """Canonical name of an event column -> names it goes by, best first."""
@@ -40,8 +40,8 @@ EVENT_ALIASES: Mapping[str, tuple[str, ...]] = {
 ITEM_ALIASES: Mapping[str, tuple[str, ...]] = {
     "item_id": (*EVENT_ALIASES["item_id"], "id"),
     "title": (
-        "title", "movie_title", "name", "item_name", "item_title", "product_title", "product_name", "track_name", "book_title",
-        "headline", "prod_name",
+        "title", "movie_title", "name", "item_name", "item_title", "product_title", "product_name", "track_name",
+        "book_title", "headline", "prod_name",
     ),
     "categories": ("categories", "category", "genres", "genre", "class", "category_name", "category_path"),
     "brand": ("brand", "brand_name", "store", "manufacturer", "artist", "author", "publisher"),
@@ -65,8 +65,8 @@ def match_columns(
 ) -> dict[str, str]:
     """Canonical name -> the table's own name, for every column of `names` that is recognised.
 
-    given: canonical name -> the table's own name; it wins over every alias, and where the table has no such column it is
-        passed over here (`refuse_unused` reports it once all tables are known).
+    given: canonical name -> the table's own name; it wins over every alias.  Where the table has no such column it is
+        passed over here: `unusable_names` reports it once all tables are known.
     """
     given = {key: own for key, own in (given or {}).items() if own in names}
     taken = set(given.values())
@@ -88,28 +88,26 @@ def match_columns(
     return matched
 
 
-def refuse_unused(given: Mapping[str, str], *, tables: Mapping[str, Sequence[str]]) -> None:
-    """Raise where a name in `given` is no canonical name, or names a column that no table has."""
+def unusable_names(given: Mapping[str, str], *, tables: Mapping[str, Sequence[str]]) -> list[DataError]:
+    """An error for each name in `given` that is no canonical name, or names a column that no table has."""
+    faults = []
     known = {*EVENT_ALIASES, *ITEM_ALIASES}
     every = {name for names in tables.values() for name in names}
     for canonical, own in given.items():
         if canonical not in known:
-            raise DataError(
-                f"columns: {canonical!r} is not a column that Sememe knows",
-                fix=did_you_mean(canonical, known),
-            )
-        if own not in every:
+            problem = f"columns: {canonical!r} is not a column that Sememe knows"
+            faults.append(DataError(problem, fix=did_you_mean(canonical, known)))
+        elif own not in every:
             have = "; ".join(f"{table} has {', '.join(names)}" for table, names in tables.items())
-            raise DataError(
-                f"columns: {canonical} is said to be {own!r}, and no table has a column of that name ({have})",
-                fix=f"correct the name: {did_you_mean(own, every)}",
-            )
+            problem = f"columns: {canonical} is said to be {own!r}, and no table has a column of that name ({have})"
+            faults.append(DataError(problem, fix=f"correct the name: {did_you_mean(own, every)}"))
+    return faults
 
 
 def rename_columns(frame: pl.LazyFrame, names: Iterable[str], *, matched: Mapping[str, str]) -> pl.LazyFrame:
     """`frame` with the matched columns first, under their canonical names, and all others after them.
 
-    A column that is in the way of a canonical name (it has the name but was not chosen) keeps its values as NAME_in_file.
+    A column that has a canonical name but was not chosen for it stays as NAME_in_file.
     """
     chosen = [pl.col(own).alias(canonical) for canonical, own in matched.items()]
     used = set(matched.values())
@@ -130,7 +128,7 @@ def id_expression(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def sorted_ids(ids: pl.Series) -> pl.DataFrame:
-    """Distinct `ids`, sorted, as (key, id): `key` has the type of `ids`, `id` is Int64 where every id is a plain integer.
+    """Distinct `ids`, sorted, as (key, id): `key` as given, `id` Int64 where every id is a plain integer.
 
     Text files have no types, so "12" in one file and 12 in another must be the same item: ids are integers when all of
     them are plain integers, and texts otherwise, whatever the file declares.

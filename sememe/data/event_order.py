@@ -1,8 +1,8 @@
 """Put events into CSR order (by user, then time) with a bounded amount of memory.
 
 Events arrive in any order, in chunks.  Each goes to a bucket: a range of user indices that holds about
-`EVENTS_PER_BUCKET` events, kept in memory for a small log and in a file for a large one.  Buckets are then sorted one by
-one and written one after the other, so memory depends on the bucket, never on the log.
+`EVENTS_PER_BUCKET` events, kept in memory for a small log and in a file for a large one.  Buckets are then sorted one
+by one and written one after the other, so memory depends on the bucket, never on the log.
 
 Shape legend: U users, E events, C events of a chunk.
 """
@@ -30,10 +30,10 @@ def order_events(
 ) -> dict[str, Array]:
     """All fields of the events but `user`, `key` and `row`, (E,) each, sorted by (user, key, row).
 
-    chunks: structured arrays (C,) with the fields user (int32), key (int64), row (int64: place in the file) and payload.
+    chunks: structured arrays (C,) with the fields user (int32), key (int64), row (int64: place in the file), payload.
     offsets: (U + 1,) where each user's events go.
-    workdir: where a log of more than one bucket is kept: `<field>.npy`, returned as read-only memory maps.  None: such a log
-        is sorted in temporary files, and the result held in memory.
+    workdir: where a log of more than one bucket is kept: `<field>.npy`, returned as read-only memory maps.  None: such
+        a log is sorted in temporary files, and the result held in memory.
     """
     edges = _bucket_edges(offsets, events_per_bucket=events_per_bucket)
     if len(edges) == 2:

@@ -7,6 +7,7 @@ first rows stops at the first odd row, or changes ids ("007").  Types are settle
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,9 @@ import polars.exceptions as pl_errors
 
 from sememe.core.errors import DataError
 from sememe.data.columns import EVENT_ALIASES, plain_name
+
+PLACE = "__place__"
+"""Where the check keeps the place of a row: number of the file in the upper bits, row or line in the lower 40."""
 
 COMPRESSIONS = (".gz", ".zst")
 USE_CHECK = "run `sememe check` on it: it lists every line that cannot be read"
@@ -42,7 +46,7 @@ class RawTable:
 
 
 def format_of(path: Path) -> str | None:
-    """The format of the file `path` by its name: parquet, csv, tsv, jsonl, recbole, arrow, lines; None where unknown."""
+    """The format of a file by its name: parquet, csv, tsv, jsonl, recbole, arrow, lines; None where unknown."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
@@ -74,14 +78,14 @@ def scan_files(files: tuple[Path, ...]) -> RawTable:
             raise DataError(f"{path} does not exist", fix="correct the path")
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty (0 bytes)", fix="write the file again, or leave it out")
-    frames = [read_or_explain(path, lambda path=path: _SCANNERS[kind](path)) for path in files]
+    frames = [read_or_explain(path, partial(_SCANNERS[kind], path)) for path in files]
     frame = frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
     name = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
     return RawTable(frame=frame, name=name, files=files, format=kind, typed=kind in ("parquet", "arrow", "jsonl"))
 
 
-def scan_hf_dataset(directory: Path) -> RawTable:
-    """A directory that Hugging Face `datasets` wrote with save_to_disk: arrow stream files listed in state.json.
+def hf_files(directory: Path) -> tuple[Path, ...]:
+    """The files of a directory that Hugging Face `datasets` wrote with save_to_disk: arrow streams, see state.json.
 
     Of a dictionary of splits all are read, train first: Sememe makes splits of its own.
     """
@@ -95,7 +99,7 @@ def scan_hf_dataset(directory: Path) -> RawTable:
                 fix="save it again after dataset.flatten_indices()",
             )
         files += [part / entry["filename"] for entry in state["_data_files"]]
-    return scan_files(tuple(files))
+    return tuple(files)
 
 
 def is_hf_dataset(directory: Path) -> bool:
@@ -142,15 +146,20 @@ def _scan_text(separator: str) -> Callable[[Path], pl.LazyFrame]:
 def _scan_recbole(path: Path) -> pl.LazyFrame:
     # RecBole files know no quoting; a title may hold a lone quote character.
     frame = pl.scan_csv(path, separator="\t", infer_schema=False, glob=False, quote_char=None)
+    return frame.select(recbole_columns(frame.collect_schema().names()))
+
+
+def recbole_columns(headers: list[str]) -> list[pl.Expr]:
+    """Columns without the types in their headers ("user_id:token"); sequences that are histories become lists."""
     exprs = []
-    for header in frame.collect_schema().names():
+    for header in headers:
         name, _, kind = header.partition(":")
         column = pl.col(header)
         if kind.endswith("_seq"):
             # "token_seq" of the interaction file are histories; of the item file mostly words of one text.
             column = column.str.split(" ") if plain_name(name).endswith(("list", "history", "seq")) else column
         exprs.append(column.alias(name))
-    return frame.select(exprs)
+    return exprs
 
 
 def _scan_jsonl(path: Path) -> pl.LazyFrame:
@@ -170,7 +179,7 @@ def _scan_arrow(path: Path) -> pl.LazyFrame:
     if is_file_format:
         return pl.scan_ipc(path)
     schema = pl.read_ipc_stream(path, n_rows=0).schema
-    return pl.defer(lambda: pl.read_ipc_stream(path).lazy(), schema=schema)
+    return pl.defer(lambda: pl.read_ipc_stream(path), schema=schema)
 
 
 def _scan_lines(path: Path) -> pl.LazyFrame:
@@ -182,8 +191,8 @@ def _scan_lines(path: Path) -> pl.LazyFrame:
 
 _FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
-    ".json": "jsonl", ".inter": "recbole", ".item": "recbole", ".user": "recbole", ".arrow": "arrow", ".feather": "arrow",
-    ".ipc": "arrow", ".txt": "lines", ".seq": "lines",
+    ".json": "jsonl", ".inter": "recbole", ".item": "recbole", ".user": "recbole", ".arrow": "arrow",
+    ".feather": "arrow", ".ipc": "arrow", ".txt": "lines", ".seq": "lines",
 }  # fmt: skip
 
 _SCANNERS: dict[str, Callable[[Path], pl.LazyFrame]] = {

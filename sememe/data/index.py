@@ -67,8 +67,8 @@ def build_interactions(
 ) -> Indexed:
     """Index `tables`: users and items sorted by id, events by user and then by the order rule.
 
-    workdir: an existing directory for the arrays of a log with more than `events_per_bucket` events; they are memory maps
-        there as long as they are used.  None: the arrays are in memory.
+    workdir: an existing directory for the arrays of a log with more than `events_per_bucket` events; they are memory
+        maps there as long as they are used.  None: the arrays are in memory.
     keep_cold_items: also give an index to items that are in the items table and in no event.
 
     Raises:
@@ -92,10 +92,7 @@ def _reason(tables: Tables) -> pl.Expr:
     if tables.order.key == "timestamp":
         rules.append(("no readable time", pl.col("timestamp").is_null()))
         rules.append(("a time before 1970", pl.col("timestamp") < 0))
-    result = pl.when(rules[0][1]).then(pl.lit(f"events with {rules[0][0]}"))
-    for text, holds in rules[1:]:
-        result = result.when(holds).then(pl.lit(f"events with {text}"))
-    return result.otherwise(None).alias("reason")
+    return pl.coalesce(pl.when(holds).then(pl.lit(f"events with {text}")) for text, holds in rules).alias("reason")
 
 
 def _survey(tables: Tables) -> _Survey:
@@ -136,7 +133,8 @@ def _refuse_too_many(survey: _Survey) -> None:
         raise DataError("the events table has no rows", fix="give a file with at least one event")
     if bad > MOST_DROPPED * survey.total:
         raise DataError(
-            f"{bad:,} of {survey.total:,} events cannot be used, and at most {MOST_DROPPED:.0%} may be left out: {listed}",
+            f"{bad:,} of {survey.total:,} events cannot be used ({listed}), "
+            f"and at most {MOST_DROPPED:.0%} may be left out",
             fix=USE_CHECK,
         )
 

@@ -1,7 +1,7 @@
 """Where the events and the items of a source are: which files of a directory, or which tables in memory."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,28 @@ from sememe.data.file_formats import (
     FORMAT_LIST,
     RawTable,
     format_of,
+    hf_files,
     is_hf_dataset,
     scan_files,
-    scan_hf_dataset,
     stem_of,
 )
 
 EVENT_STEMS = (
-    "interactions", "interaction", "events", "event", "ratings", "reviews", "clicks", "views", "purchases", "transactions",
-    "transactions_train", "behaviors", "impressions", "log", "logs", "sequences", "sequential_data", "train",
+    "interactions", "interaction", "events", "event", "ratings", "reviews", "clicks", "views", "purchases",
+    "transactions", "transactions_train", "behaviors", "impressions", "log", "logs", "sequences",
+    "sequential_data", "train",
 )  # fmt: skip
 """Names of files with events, best first."""
-ITEM_STEMS = ("items", "item", "catalog", "catalogue", "movies", "products", "articles", "books", "videos", "news", "meta",
-              "metadata", "item_features", "games")  # fmt: skip
+ITEM_STEMS = (
+    "items", "item", "catalog", "catalogue", "movies", "products", "articles", "books", "videos", "news", "games",
+    "meta", "metadata", "item_features",
+)  # fmt: skip
 """Names of files with items, best first."""
 LATER_SPLITS = ("valid", "validation", "val", "dev", "test")
 """Files that are read after `train`: Sememe makes splits of its own."""
+
+
+Scan = Callable[[tuple[Path, ...]], RawTable]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +48,13 @@ class Located:
     notes: tuple[str, ...] = ()
 
 
-def locate(source: Any) -> Located:
-    """Find the tables of `source`: a path, a table in memory, or a mapping {"events": ..., "items": ...} of either."""
+def locate(source: Any, *, scan: Scan = scan_files) -> Located:
+    """Find the tables of `source`: a path, a table in memory, or a mapping {"events": ..., "items": ...} of either.
+
+    scan: what opens files; the check opens them in a way that survives bad lines.
+    """
     if isinstance(source, str | Path):
-        return _locate_path(Path(source))
+        return _locate_path(Path(source), scan=scan)
     if isinstance(source, Mapping):
         unknown = set(source) - {"events", "items"}
         if unknown or "events" not in source:
@@ -54,14 +63,15 @@ def locate(source: Any) -> Located:
             )
         items = source.get("items")
         return Located(
-            _one_table(source["events"], name="events"), None if items is None else _one_table(items, name="items")
+            events=_one_table(source["events"], name="events", scan=scan),
+            items=None if items is None else _one_table(items, name="items", scan=scan),
         )
-    return Located(_one_table(source, name="events"))
+    return Located(_one_table(source, name="events", scan=scan))
 
 
-def _one_table(source: Any, *, name: str) -> RawTable:
+def _one_table(source: Any, *, name: str, scan: Scan) -> RawTable:
     if isinstance(source, str | Path):
-        return scan_files((Path(source),))
+        return scan((Path(source),))
     return RawTable(frame=_frame(source, name=name), name=name)
 
 
@@ -78,25 +88,27 @@ def _frame(source: Any, *, name: str) -> pl.LazyFrame:
         )
     try:
         return pl.DataFrame(source).lazy()
-    except Exception as error:  # noqa: BLE001  the exporter is somebody else's code and raises what it likes
+    # The exporter is somebody else's code and raises what it likes.
+    except Exception as error:
         raise DataError(
-            f"{name}: the table cannot be converted ({type(error).__name__}: {error}); mixed types in one column do this",
+            f"{name}: the table cannot be converted, often for mixed types in a column: {error}",
             fix="make each column one type, e.g. frame['item_id'].astype(str)",
         ) from error
 
 
-def _locate_path(path: Path) -> Located:
+def _locate_path(path: Path, *, scan: Scan) -> Located:
     if path.is_file():
-        return Located(scan_files((path,)), settings=_column_settings(read_data_toml(path.parent)))
+        return Located(scan((path,)), settings=_column_settings(read_data_toml(path.parent)))
     if not path.is_dir():
         raise DataError(f"{path} does not exist", fix="correct the path")
     settings = read_data_toml(path)
     if is_hf_dataset(path):
-        return Located(scan_hf_dataset(path), settings=settings)
+        return Located(scan(hf_files(path)), settings=settings)
     files = _data_files(path)
     events, notes = _event_files(path, files, settings=settings)
     items = _item_files(path, files, settings=settings)
-    return Located(events=_scan(events), items=_scan(items) if items else None, settings=settings, notes=notes)
+    catalog = scan(_flat(items)) if items else None
+    return Located(events=scan(_flat(events)), items=catalog, settings=settings, notes=notes)
 
 
 def _column_settings(settings: DataToml) -> DataToml:
@@ -109,10 +121,8 @@ def _column_settings(settings: DataToml) -> DataToml:
     )
 
 
-def _scan(paths: tuple[Path, ...]) -> RawTable:
-    if len(paths) == 1 and paths[0].is_dir():
-        return scan_hf_dataset(paths[0])
-    return scan_files(paths)
+def _flat(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    return hf_files(paths[0]) if len(paths) == 1 and paths[0].is_dir() else paths
 
 
 def _data_files(directory: Path) -> list[Path]:

@@ -18,11 +18,11 @@ from sememe.data.columns import (
     ITEM_ALIASES,
     id_expression,
     match_columns,
-    refuse_unused,
     rename_columns,
+    unusable_names,
 )
 from sememe.data.data_toml import DataToml, render_data_toml
-from sememe.data.file_formats import RawTable
+from sememe.data.file_formats import PLACE, RawTable
 from sememe.data.layouts import one_row_per_event
 from sememe.data.locate import Located, locate
 from sememe.data.time_columns import TimeRule, detect_time, milliseconds
@@ -51,8 +51,8 @@ class Tables:
     """An opened source.  Frames are lazy: each use reads the files again, as a stream."""
 
     events: pl.LazyFrame
-    """user_id and item_id (Int64 or String), and where known timestamp (Int64, ms UTC), position (Int64), rating (Float32),
-    event_type, session_id, query; then all other columns.  Null where a value cannot be used."""
+    """user_id and item_id (Int64 or String), and where known timestamp (Int64, ms UTC), position (Int64), rating
+    (Float32), event_type, session_id, query; then all other columns.  Null where a value cannot be used."""
     items: pl.LazyFrame | None
     """item_id, and where known title, categories, brand, description, price, vector; then all other columns."""
     raw_events: pl.LazyFrame
@@ -103,10 +103,25 @@ def open_tables(source: Any, *, columns: Mapping[str, str] | None = None) -> Tab
     Raises:
         DataError: nothing readable was found, a given name fits no column, or a required column is missing.
     """
-    located = locate(source)
+    settled = settle_columns(locate(source), columns=columns)
+    if settled.faults:
+        raise settled.faults[0]
+    return settled.tables
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """Tables, and what must be put right before they can be used."""
+
+    tables: Tables
+    faults: tuple[DataError, ...]
+
+
+def settle_columns(located: Located, *, columns: Mapping[str, str] | None = None) -> Settled:
+    """Settle what each column of `located` means; all faults are collected, so that a check can show them at once."""
     settings = located.settings
     given = {**settings.columns, **(columns or {})}
-    refuse_unused(given, tables=_names_of(located))
+    faults = unusable_names(given, tables=_names_of(located))
     matched = _match_events(located.events, given=given)
     raw, layout_note = _long_events(located.events, matched=matched, settings=settings)
     notes = [*located.notes, layout_note]
@@ -114,11 +129,13 @@ def open_tables(source: Any, *, columns: Mapping[str, str] | None = None) -> Tab
         raw = raw.with_columns(user_id=pl.col("session_id"))
         matched = {"user_id": matched["session_id"], **matched}
         notes.append("there is no user column, so each session is a user")
-    _require(raw, table=located.events)
+    faults += _missing(raw, table=located.events)
     rule = _time_rule(raw, settings=settings)
     items, item_mapping = _open_items(located.items, event_item=matched.get("item_id"), given=given)
+    if located.items is not None and items is None:
+        faults.append(_no_column("item_id", located.items))
     has_position = "position" in raw.collect_schema()
-    return Tables(
+    tables = Tables(
         events=_typed_events(raw, rule=rule),
         items=items,
         raw_events=raw,
@@ -131,6 +148,7 @@ def open_tables(source: Any, *, columns: Mapping[str, str] | None = None) -> Tab
         notes=tuple(note for note in notes if note),
         settings=settings,
     )
+    return Settled(tables, tuple(faults))
 
 
 def _names_of(located: Located) -> dict[str, list[str]]:
@@ -155,16 +173,18 @@ def _long_events(table: RawTable, *, matched: Mapping[str, str], settings: DataT
     return one_row_per_event(renamed, separator=settings.history_separator, table=table.name)
 
 
-def _require(frame: pl.LazyFrame, *, table: RawTable) -> None:
+def _missing(frame: pl.LazyFrame, *, table: RawTable) -> list[DataError]:
     names = frame.collect_schema().names()
-    own = table.frame.collect_schema().names()
-    missing = [name for name in ("user_id", "item_id") if name not in names]
-    if missing:
-        raise DataError(
-            f"{table.name}: no column was recognised as {' or '.join(missing)}; it has {', '.join(own)}",
-            fix=f'name it once: [columns] {missing[0]} = "YOUR COLUMN" in data.toml beside the file, '
-            f'or columns={{"{missing[0]}": "YOUR COLUMN"}}',
-        )
+    return [_no_column(name, table) for name in ("user_id", "item_id") if name not in names]
+
+
+def _no_column(name: str, table: RawTable) -> DataError:
+    own = ", ".join(column for column in table.frame.collect_schema().names() if column != PLACE)
+    return DataError(
+        f"{table.name}: no column was recognised as {name}; it has {own}",
+        fix=f'name it once: [columns] {name} = "YOUR COLUMN" in data.toml beside the file, '
+        f'or columns={{"{name}": "YOUR COLUMN"}}',
+    )
 
 
 def _time_rule(frame: pl.LazyFrame, *, settings: DataToml) -> TimeRule | None:
@@ -176,6 +196,11 @@ def _time_rule(frame: pl.LazyFrame, *, settings: DataToml) -> TimeRule | None:
 
 def _typed_events(frame: pl.LazyFrame, *, rule: TimeRule | None) -> pl.LazyFrame:
     schema = frame.collect_schema()
+    return frame.with_columns(typed_columns(schema, rule=rule))
+
+
+def typed_columns(schema: pl.Schema, *, rule: TimeRule | None) -> list[pl.Expr]:
+    """Expressions that read the raw event columns, each under its own name; null where a value cannot be used."""
     exprs = [id_expression(name, schema[name]) for name in ("user_id", "item_id", "session_id") if name in schema]
     if rule is not None:
         exprs.append(milliseconds(rule, dtype=schema["timestamp"]))
@@ -184,7 +209,7 @@ def _typed_events(frame: pl.LazyFrame, *, rule: TimeRule | None) -> pl.LazyFrame
     if "rating" in schema:
         exprs.append(_number("rating", pl.Float32, dtype=schema["rating"]))
     exprs += [pl.col(name).cast(pl.String) for name in ("event_type", "query") if name in schema]
-    return frame.with_columns(exprs)
+    return exprs
 
 
 def _number(name: str, target: type[pl.DataType], *, dtype: pl.DataType) -> pl.Expr:
@@ -206,9 +231,6 @@ def _open_items(
         given = {**given, "item_id": str(event_item)}
     matched = match_columns(names, aliases=ITEM_ALIASES, given={k: v for k, v in given.items() if k in ITEM_ALIASES})
     if "item_id" not in matched:
-        raise DataError(
-            f"{table.name}: no column was recognised as item_id; it has {', '.join(names)}",
-            fix='name it once: [columns] item_id = "YOUR COLUMN" in data.toml beside the file',
-        )
+        return None, matched
     frame = rename_columns(table.frame, names, matched=matched)
     return frame.with_columns(id_expression("item_id", frame.collect_schema()["item_id"])), matched

@@ -21,7 +21,7 @@ _REMAKE = "make it again with `sememe run`"
 
 
 def save_interactions(directory: Path, interactions: Interactions) -> None:
-    """Write `interactions` into `directory`: one .npy per array, ids as Parquet, and interactions.json that lists them."""
+    """Write `interactions` into `directory`: one .npy per array, ids as Parquet, interactions.json that lists them."""
     arrays: dict[str, npt.NDArray[Any]] = {"offsets": interactions.offsets, "items": interactions.items}
     if interactions.timestamps is not None:
         arrays["timestamps"] = interactions.timestamps

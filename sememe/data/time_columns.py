@@ -60,8 +60,8 @@ def number_unit(values: pl.Series) -> str:
 def detect_time(sample: pl.Series, *, unit: str | None = None, time_format: str | None = None) -> TimeRule:
     """Find how `sample`, the first values of a time column, is to be read.
 
-    unit and time_format: what the person said in data.toml; they win.  A text column of which no value can be read gives a
-    rule that reads none: the rows are counted, and the check shows them.
+    unit and time_format: what the person said in data.toml; they win.  A text column of which no value can be read
+    gives a rule that reads none: the rows are counted, and the check shows them.
     """
     if unit is not None and unit not in MILLISECONDS:
         raise DataError(f"time_unit is {unit!r}", fix=f"use one of {', '.join(MILLISECONDS)}")
