@@ -1,10 +1,11 @@
 """`sememe check`: are these files usable?  Every problem is listed, not the first one only.
 
-Files are read as streams, several times: lines first, then rows, then what needs the whole (repeats, single events, items
-without metadata).  Memory holds the distinct users and items, not the log.
+Files are read as streams, several times: lines first, then rows, then what needs the whole (repeats, single events,
+items without metadata).  Memory holds the distinct users and items, not the log.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -17,7 +18,7 @@ from sememe.data.item_checks import check_items
 from sememe.data.lenient_scan import LenientScanner
 from sememe.data.locate import Located, locate
 from sememe.data.problems import CheckReport, Example, Problem
-from sememe.data.readers import Tables, settle_columns
+from sememe.data.readers import Fault, Tables, settle_columns
 from sememe.data.repeats import repeated_events
 from sememe.data.row_checks import Reporter, broken_rules, event_rules, lonely_users, odd_ids
 
@@ -28,9 +29,8 @@ def check_tables(source: Any, *, columns: Mapping[str, str] | None = None) -> Ch
     try:
         located = locate(source, scan=scanner.scan)
     except DataError as error:
-        return _report(
-            [*scanner.problems, _fault(error, file=str(source) if isinstance(source, str) else "source")], {}
-        )
+        named = str(source) if isinstance(source, str | Path) else "source"
+        return _report([*scanner.problems, _unusable(error, file=named)], {})
     located = _with_places(located)
     if not _names(located.events):
         return _report(scanner.problems, {})
@@ -39,8 +39,8 @@ def check_tables(source: Any, *, columns: Mapping[str, str] | None = None) -> Ch
     try:
         settled = settle_columns(located, columns=columns)
     except DataError as error:
-        return _report([*scanner.problems, _fault(error, file=located.events.name)], {})
-    problems = [*scanner.problems, *(_fault(fault, file=located.events.name) for fault in settled.faults)]
+        return _report([*scanner.problems, _unusable(error, file=located.events.name)], {})
+    problems = [*scanner.problems, *map(_fault_problem, settled.faults)]
     problems += _mixed_json(scanner, settled.tables)
     try:
         found, counts = _check_rows(settled.tables, Reporter(settled.tables, scanner.files))
@@ -89,9 +89,12 @@ def _names(table: RawTable) -> list[str]:
     return [name for name in table.frame.collect_schema().names() if name != PLACE]
 
 
-def _fault(error: DataError, *, file: str) -> Problem:
-    rule = "missing column" if "no column was recognised" in error.problem else "unusable source"
-    return Problem(error.problem.split(":")[0] if rule == "missing column" else file, rule, error.problem, error.fix)
+def _unusable(error: DataError, *, file: str) -> Problem:
+    return Problem(file, "unusable source", error.problem, error.fix)
+
+
+def _fault_problem(fault: Fault) -> Problem:
+    return Problem(fault.file, fault.rule, fault.error.problem, fault.error.fix, column=fault.column)
 
 
 def _unreadable(error: Exception, *, file: str) -> Problem:

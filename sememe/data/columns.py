@@ -88,19 +88,19 @@ def match_columns(
     return matched
 
 
-def unusable_names(given: Mapping[str, str], *, tables: Mapping[str, Sequence[str]]) -> list[DataError]:
+def unusable_names(given: Mapping[str, str], *, tables: Mapping[str, Sequence[str]]) -> dict[str, DataError]:
     """An error for each name in `given` that is no canonical name, or names a column that no table has."""
-    faults = []
+    faults = {}
     known = {*EVENT_ALIASES, *ITEM_ALIASES}
     every = {name for names in tables.values() for name in names}
     for canonical, own in given.items():
         if canonical not in known:
             problem = f"columns: {canonical!r} is not a column that Sememe knows"
-            faults.append(DataError(problem, fix=did_you_mean(canonical, known)))
+            faults[canonical] = DataError(problem, fix=did_you_mean(canonical, known))
         elif own not in every:
             have = "; ".join(f"{table} has {', '.join(names)}" for table, names in tables.items())
             problem = f"columns: {canonical} is said to be {own!r}, and no table has a column of that name ({have})"
-            faults.append(DataError(problem, fix=f"correct the name: {did_you_mean(own, every)}"))
+            faults[canonical] = DataError(problem, fix=f"correct the name: {did_you_mean(own, every)}")
     return faults
 
 

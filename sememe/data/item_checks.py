@@ -21,11 +21,11 @@ REPEATED = Rule(
     "remove the rows that are out of date", "warning",
 )  # fmt: skip
 NO_METADATA = Rule(
-    "item without metadata", "item_id", _ALWAYS, "these items have events and no row in the items table: they have no content",
+    "item without metadata", "item_id", _ALWAYS, "these items have events and no row in the items table",
     "add them to the items table; with content-based codes such items all look alike", "warning",
 )  # fmt: skip
 NO_EVENTS = Rule(
-    "metadata without events", "item_id", _ALWAYS, "these items are in the items table and in no event; a run leaves them out",
+    "metadata without events", "item_id", _ALWAYS, "these items have no event; a run leaves them out",
     "nothing, or keep them: data.keep_cold_items=true", "warning",
 )  # fmt: skip
 

@@ -105,23 +105,35 @@ def open_tables(source: Any, *, columns: Mapping[str, str] | None = None) -> Tab
     """
     settled = settle_columns(locate(source), columns=columns)
     if settled.faults:
-        raise settled.faults[0]
+        raise settled.faults[0].error
     return settled.tables
 
 
 @dataclass(frozen=True, eq=False)
+class Fault:
+    """Something about the columns that must be put right before the tables can be used."""
+
+    rule: str
+    file: str
+    column: str
+    """The canonical name."""
+    error: DataError
+
+
+@dataclass(frozen=True, eq=False)
 class Settled:
-    """Tables, and what must be put right before they can be used."""
+    """Tables, and their faults."""
 
     tables: Tables
-    faults: tuple[DataError, ...]
+    faults: tuple[Fault, ...]
 
 
 def settle_columns(located: Located, *, columns: Mapping[str, str] | None = None) -> Settled:
     """Settle what each column of `located` means; all faults are collected, so that a check can show them at once."""
     settings = located.settings
     given = {**settings.columns, **(columns or {})}
-    faults = unusable_names(given, tables=_names_of(located))
+    unusable = unusable_names(given, tables=_names_of(located))
+    faults = [Fault("unknown column", located.events.name, name, error) for name, error in unusable.items()]
     matched = _match_events(located.events, given=given)
     raw, layout_note = _long_events(located.events, matched=matched, settings=settings)
     notes = [*located.notes, layout_note]
@@ -173,18 +185,19 @@ def _long_events(table: RawTable, *, matched: Mapping[str, str], settings: DataT
     return one_row_per_event(renamed, separator=settings.history_separator, table=table.name)
 
 
-def _missing(frame: pl.LazyFrame, *, table: RawTable) -> list[DataError]:
+def _missing(frame: pl.LazyFrame, *, table: RawTable) -> list[Fault]:
     names = frame.collect_schema().names()
     return [_no_column(name, table) for name in ("user_id", "item_id") if name not in names]
 
 
-def _no_column(name: str, table: RawTable) -> DataError:
+def _no_column(name: str, table: RawTable) -> Fault:
     own = ", ".join(column for column in table.frame.collect_schema().names() if column != PLACE)
-    return DataError(
+    error = DataError(
         f"{table.name}: no column was recognised as {name}; it has {own}",
         fix=f'name it once: [columns] {name} = "YOUR COLUMN" in data.toml beside the file, '
         f'or columns={{"{name}": "YOUR COLUMN"}}',
     )
+    return Fault("missing column", table.name, name, error)
 
 
 def _time_rule(frame: pl.LazyFrame, *, settings: DataToml) -> TimeRule | None:

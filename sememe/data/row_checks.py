@@ -1,4 +1,4 @@
-"""Checks of single rows of the events, and of users: each rule is a predicate, counted in one stream over the events."""
+"""Checks of single rows of the events, and of users: each rule is a predicate, counted in a stream over the events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -193,7 +193,7 @@ def lonely_users(tables: Tables, reporter: Reporter) -> SingleEvents:
     found = users.agg(pl.len().alias("events"), pl.col("place").min()).collect(engine="streaming")
     single = found.filter(pl.col("events") == 1)
     rule = Rule(
-        "user with one event", "user_id", pl.lit(value=True), "there is nothing before or after the one event to learn from",
+        "user with one event", "user_id", pl.lit(value=True), "one event has nothing before or after it to learn from",
         "nothing, or set a filter: data.filters has MinLength and KCore", "warning",
     )  # fmt: skip
     rows = single.bottom_k(EXAMPLES, by="place").sort("place")
