@@ -3,9 +3,9 @@
     python benchmarks/speed/data_100m.py                     100 M events, into benchmarks/speed/data_100m.json
     python benchmarks/speed/data_100m.py --events 1000000 --out small.json
 
-The log is Parquet with users and items of skewed activity (`simulated_files.LargeLog`).  It is written by one process and
-measured in another, so that making it does not count.  Peak memory is VmHWM, the kernel's own mark, set back before every
-stage; two threads.
+The log is Parquet with users and items of skewed activity (`simulated_files.LargeLog`).  It is written by one process
+and measured in another, so that making it does not count.  Peak memory is VmHWM, the kernel's own mark, set back before
+every stage; two threads.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,12 +155,10 @@ def machine() -> dict[str, Any]:
 
 def commit() -> str:
     """The commit of the checkout, with "+" where files differ from it."""
-    run: Callable[..., str] = lambda *words: subprocess.run(  # noqa: E731
-        ["git", *words], cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-    ).stdout.strip()
-    return run("rev-parse", "--short=12", "HEAD") + (
-        "+" if run("status", "--porcelain", "--", "../../sememe/data") else ""
-    )
+    here = Path(__file__).parent
+    head = subprocess.check_output(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, text=True).strip()
+    changed = subprocess.check_output(["git", "status", "--porcelain", "--", "../../sememe/data"], cwd=here, text=True)
+    return head + ("+" if changed.strip() else "")
 
 
 if __name__ == "__main__":
