@@ -37,7 +37,7 @@ def examine() -> list[Finding]:
     found = [Finding(name=name, ok=True, found=value, fix="") for name, value in machine.rows().items()]
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     found.append(
-        Finding("free disk", free >= 2, f"{free:.1f} GiB", "" if free >= 2 else "free some space: runs need about 2 GiB")
+        Finding("free disk", free >= 2, f"{free:.1f} GiB", "" if free >= 2 else "free some space: a run needs 2 GiB")
     )
     root = os.environ.get("SEMEME_DATA")
     known = root is None or Path(root).is_dir()

@@ -29,6 +29,7 @@ Columns = Annotated[
     tuple[str, ...],
     cyclopts.Parameter(name="--column", negative="", help="canonical=yours, e.g. user_id=customer; may be repeated"),
 ]
+AsJson = Annotated[bool, cyclopts.Parameter(name="--json", negative="")]
 Modules = Annotated[
     tuple[str, ...], cyclopts.Parameter(name="--import", negative="", help="module with parts of your own")
 ]
@@ -120,7 +121,7 @@ def check(data: str, /, *, columns: Columns = ()) -> None:
 
     report = check_tables(resolve_dataset(data).path, columns=parse_columns(columns) or None)
     console.print(report.render(), markup=False, soft_wrap=True)
-    if report.errors:
+    if not report.ok:
         raise SystemExit(1)
 
 
@@ -148,7 +149,7 @@ def run(recipe: str, /, *, data: str, out: Path, settings: Settings = (), column
 
 
 @app.command
-def evaluate(run_directory: Path, /, *, as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative="")] = False) -> None:
+def evaluate(run_directory: Path, /, *, as_json: AsJson = False) -> None:
     """Print what a run measured: every model, with intervals, and the paired comparison.
 
     Parameters
@@ -211,7 +212,7 @@ def recommend(
 
 
 @app.command
-def doctor(*, as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative="")] = False) -> None:
+def doctor(*, as_json: AsJson = False) -> None:
     """Say what this machine can do, and how to get what is missing.
 
     Parameters
@@ -238,7 +239,7 @@ def parse_columns(columns: tuple[str, ...]) -> dict[str, str]:
     pairs = [text.partition("=") for text in columns]
     for text, (canonical, equals, name) in zip(columns, pairs, strict=True):
         if not (canonical and equals and name):
-            raise ConfigError(f"--column {text} is not of the form canonical=yours", fix="e.g. --column user_id=customer")
+            raise ConfigError(f"--column {text} is not canonical=yours", fix="write e.g. --column user_id=customer")
     return {canonical: name for canonical, _, name in pairs}
 
 

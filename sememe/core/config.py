@@ -1,6 +1,6 @@
 """Recipes as data: a tree of frozen dataclasses to JSON and back, its hash, `--set path=value`, and diffs.
 
-A node of the tree is any frozen dataclass ("part"); a leaf is None, bool, int, float, str or a tuple of nodes or leaves.
+A node of the tree is any frozen dataclass ("part"); a leaf is None, bool, int, float, str or a tuple of those.
 No class is found by a user's string: a node is changed by writing Python, a leaf by `--set`.
 """
 
@@ -42,7 +42,7 @@ def to_tree(value: object) -> Any:
     if isinstance(value, tuple):
         return [to_tree(element) for element in value]
     if is_part(value):
-        kind = type(value)
+        kind: type[Any] = type(value)
         fields = {field.name: to_tree(getattr(value, field.name)) for field in dataclasses.fields(kind)}
         return {TYPE_KEY: f"{kind.__module__}:{kind.__qualname__}", **fields}
     raise ConfigError(
@@ -157,7 +157,7 @@ def _set(value: object, steps: list[str], text: str, *, path: str) -> object:
 
 
 def _parse(text: str, annotation: Any, *, path: str) -> object:
-    """`text` as JSON where it is JSON ("3", "true", "[1,2]", "null"), else as a bare string, checked by `annotation`."""
+    """`text` as JSON where it is JSON ("3", "true", "[1,2]", "null"), else as a string; checked by `annotation`."""
     try:
         candidate = json.loads(text)
     except ValueError:
@@ -203,7 +203,9 @@ def _find_part(name: object) -> type[Any]:
         )
     part = getattr(module, class_name, None)
     if not isinstance(part, type) or not dataclasses.is_dataclass(part):
-        raise ConfigError(f"{module_name} has no part {class_name!r}", fix="use the version of Sememe that wrote the file")
+        raise ConfigError(
+            f"{module_name} has no part {class_name!r}", fix="use the version of Sememe that wrote the file"
+        )
     return part
 
 

@@ -128,15 +128,15 @@ class Codes:
 
     @property
     def num_levels(self) -> int:
-        return self.matrix.shape[1]
+        return int(self.matrix.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
     """Recommendations: for each of N rows, up to K items, best first.
 
-    Equal scores are ties.  Metrics count a tie as the average over its orders, so `tied_beyond` says how many items that
-    are not in the list have exactly the score of its last entry.
+    Equal scores are ties.  Metrics count a tie as the average over its orders, so `tied_beyond` says how many items
+    that are not in the list have exactly the score of its last entry.
     """
 
     items: Int32Array

@@ -22,7 +22,8 @@ def seed_everything(seed: int, *names: str | int) -> None:
     """Seed the global generators of random, numpy and (where it is loaded) torch for the stream `names`."""
     value = derive_seed(seed, *names)
     random.seed(value)
-    np.random.seed(value % 2**32)
+    # Libraries still draw from the old global generator.
+    np.random.seed(value % 2**32)  # noqa: NPY002
     # torch is only touched where someone uses it, so that the core stays importable without it.
     torch = sys.modules.get("torch")
     if torch is not None:

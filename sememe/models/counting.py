@@ -44,6 +44,10 @@ class Popularity:
         """Count the events of every item."""
         return FittedPopularity(_event_counts(train))
 
+    def load(self, state: Mapping[str, npt.NDArray[np.generic]]) -> "FittedPopularity":
+        """The fitted model whose `state()` this is."""
+        return FittedPopularity.from_state(state)
+
 
 @dataclass(frozen=True, eq=False)
 class FittedPopularity:
@@ -77,6 +81,10 @@ class RepeatLast:
     def fit(self, train: Interactions) -> "FittedRepeatLast":
         """Count the events of every item; the rest is in the request."""
         return FittedRepeatLast(_event_counts(train))
+
+    def load(self, state: Mapping[str, npt.NDArray[np.generic]]) -> "FittedRepeatLast":
+        """The fitted model whose `state()` this is."""
+        return FittedRepeatLast.from_state(state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +152,10 @@ class ItemKnn:
             raise ConfigError(f"window of ItemKnn is at least 1, not {self.window}", fix="set window to 20, say")
         if self.fill not in ("popularity", "none"):
             raise ConfigError(f"fill of ItemKnn is {self.fill!r}", fix="set fill to 'popularity' or 'none'")
+
+    def load(self, state: Mapping[str, npt.NDArray[np.generic]]) -> "FittedItemKnn":
+        """The fitted model whose `state()` this is."""
+        return FittedItemKnn.from_state(state)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 from rich.table import Table
 
-from sememe.core.schema import PAD, Int32Array, Ranked
+from sememe.core.schema import PAD, Int32Array, Int64Array, Ranked
 from sememe.core.seeding import derive_seed, generator
 from sememe.data.batches import request_batches
 from sememe.data.splits import Examples, Split
@@ -75,7 +75,7 @@ def judge(
 
 
 def validation_score(recommender: Recommender, split: Split, plan: EvaluationPlan, *, seed: int) -> dict[str, float]:
-    """Mean metrics on at most `plan.validation_users` validation rows, seen items left in: what early stopping watches."""
+    """Mean metrics on at most `plan.validation_users` validation rows, seen items left in; early stopping uses it."""
     examples = split.valid
     if len(examples) > plan.validation_users:
         rows = generator(seed, "validation-users").choice(len(examples), plan.validation_users, replace=False)
@@ -86,7 +86,7 @@ def validation_score(recommender: Recommender, split: Split, plan: EvaluationPla
 
 
 def metrics_row(
-    judged: Judged, label: Label, plan: EvaluationPlan, *, train_counts: Int32Array
+    judged: Judged, label: Label, plan: EvaluationPlan, *, train_counts: Int64Array
 ) -> dict[str, float | int | str | bool]:
     """One line of metrics.json: the label, each metric with its 95 % bootstrap interval, and what was recommended.
 
@@ -166,7 +166,7 @@ def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> 
         names = [name for name in names if name.startswith(("recall", "ndcg")) or name.startswith("coverage")]
         treatment = "seen items left out" if mask_seen else "seen items left in"
         table = Table(title=f"{split}, {rows[0]['users']:,} users, full catalogue, {treatment} (95 % intervals)")
-        table.add_column("model")
+        table.add_column("model", no_wrap=True)
         table.add_column("seed", justify="right")
         for name in names:
             table.add_column(name, justify="right")
@@ -178,8 +178,13 @@ def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
     if f"{name}_low" not in row:
-        return f"{row[name]:.4f}"
-    return f"{row[name]:.4f} [{row[f'{name}_low']:.4f}, {row[f'{name}_high']:.4f}]"
+        return _short(row[name])
+    return f"{_short(row[name])} [{_short(row[f'{name}_low'])},{_short(row[f'{name}_high'])}]"
+
+
+def _short(share: float) -> str:
+    """0.0456 -> ".0456", as papers print it."""
+    return f"{share:.4f}".removeprefix("0")
 
 
 def comparison_lines(metrics: Mapping[str, Any], *, metric: str = "ndcg@10") -> list[str]:

@@ -16,8 +16,8 @@ from sememe.core.errors import ArtifactError, ConfigError, DataError, did_you_me
 from sememe.core.schema import Int32Array
 from sememe.pipeline.prepare import World, open_items, open_world
 from sememe.pipeline.recipe import Recipe
-from sememe.pipeline.run import open_model
 from sememe.pipeline.recommend import Recommender
+from sememe.pipeline.run import open_model
 
 UserId = int | str
 ItemId = int | str
@@ -95,7 +95,9 @@ class Run:
             value = str(wanted)
         elif isinstance(wanted, str):
             if not wanted.lstrip("-").isdecimal():
-                raise DataError(f"there is no {what} {wanted!r} in this run", fix=_example(ids, what, "ids are numbers:"))
+                raise DataError(
+                    f"there is no {what} {wanted!r} in this run", fix=_example(ids, what, "ids are numbers:")
+                )
             value = int(wanted)
         # Ids are sorted, so a search is enough.
         place = ids.search_sorted(value)

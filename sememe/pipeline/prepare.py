@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from sememe.core.artifact import Manifest
 from sememe.core.errors import DataError
-from sememe.core.schema import Catalog, Codes, FloatArray, Interactions, ModelInputs
+from sememe.core.schema import Catalog, Codes, FloatArray, Int64Array, Interactions, ModelInputs
 from sememe.data.datasets import ResolvedDataset, check_counts, resolve_dataset
 from sememe.data.dropped import Dropped
 from sememe.data.index import build_interactions
@@ -34,7 +34,7 @@ class World:
     data: Manifest
     split_manifest: Manifest
 
-    def train_counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def train_counts(self) -> Int64Array:
         """(I,) training events of each item."""
         return np.bincount(self.split.train().items, minlength=self.catalog.num_items)
 
@@ -64,7 +64,11 @@ def prepare_world(stages: StageStore, plan: DataPlan, *, source: Any, columns: M
     tables = open_tables(resolved.path, columns=columns or None)
     data = stages.get(
         "data",
-        settings={"filters": plan.filters, "keep_cold_items": plan.keep_cold_items, "columns": json.dumps(dict(columns))},
+        settings={
+            "filters": plan.filters,
+            "keep_cold_items": plan.keep_cold_items,
+            "columns": json.dumps(dict(columns)),
+        },
         inputs={"files": tables.content_hash()},
         make=lambda bench: _make_data(bench, tables, plan, resolved=resolved),
     )
@@ -153,7 +157,7 @@ def _make_data(bench: Workbench, tables: Tables, plan: DataPlan, *, resolved: Re
         interactions, catalog = filtered.interactions, filtered.catalog
         dropped.extend(filtered.dropped)
     if interactions.num_events == 0:
-        raise DataError("no event is left after reading and filtering", fix="look at `sememe check` and at data.filters")
+        raise DataError("no event is left after reading and filtering", fix="see `sememe check` and data.filters")
     save_interactions(bench.target, interactions)
     save_catalog(bench.target, catalog)
     return {
@@ -176,7 +180,7 @@ def _make_split(bench: Workbench, interactions: Interactions, plan: DataPlan, *,
                 f"the split leaves no {name} example",
                 fix="give more events per user, or choose another rule: --set data.split.rule=leave_one_out",
             )
-    arrays = {"train_ends": split.train_ends}
+    arrays: dict[str, np.ndarray[Any, Any]] = {"train_ends": split.train_ends}
     for name, examples in (("valid", split.valid), ("test", split.test)):
         arrays |= {f"{name}.users": examples.users, f"{name}.starts": examples.starts, f"{name}.ends": examples.ends}
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, bench.target / "split.safetensors")

@@ -58,9 +58,11 @@ class NeuralPart(Protocol):
 
 
 class CountingPart(Protocol):
-    """A model without gradient steps: it counts the training events once."""
+    """A model without gradient steps: `fit` counts the training events, `load` takes what the fitted model's
+    `state()` gave."""
 
     def fit(self, train: Interactions) -> Any: ...
+    def load(self, state: Mapping[str, npt.NDArray[np.generic]]) -> Any: ...
 
 
 class BatchSource(Protocol):

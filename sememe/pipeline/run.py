@@ -1,8 +1,8 @@
 """A recipe and data to a run directory: every stage cached, every model of the recipe trained and judged.
 
-    RUN/run.json        what was run on what, and which stage directories belong to it
-    RUN/metrics.json    protocol and one row per model, seed, split and masking rule
-    RUN/stages/         the artifacts
+RUN/run.json        what was run on what, and which stage directories belong to it
+RUN/metrics.json    protocol and one row per model, seed, split and masking rule
+RUN/stages/         the artifacts
 """
 
 import json
@@ -153,7 +153,7 @@ def open_model(recipe: Recipe, manifest: Manifest, world: World, items: ItemSpac
         model = recipe.model.build(items.inputs(world.interactions), seed=seed)  # type: ignore[union-attr]
         load_module(manifest.path / WEIGHTS, model)
     else:
-        model = recipe.model.from_state(load_file(manifest.path / WEIGHTS))  # type: ignore[union-attr]
+        model = recipe.model.load(load_file(manifest.path / WEIGHTS))  # type: ignore[union-attr]
     recommender = make_recommender(recipe, model, items)
     return TrainedModel(recipe=recipe, seed=seed, manifest=manifest, recommender=recommender, items=items)
 
@@ -242,9 +242,7 @@ def _make_evaluation(bench: Workbench, trained: TrainedModel, world: World, reci
     for name in splits:
         examples = world.split.valid if name == "valid" else world.split.test
         for mask_seen in (False, True):
-            judged = judge(
-                trained.recommender, world.split, recipe.evaluation, examples=examples, mask_seen=mask_seen
-            )
+            judged = judge(trained.recommender, world.split, recipe.evaluation, examples=examples, mask_seen=mask_seen)
             label = Label(model=trained.recipe.name, seed=trained.seed, split=name, mask_seen=mask_seen)
             rows.append(metrics_row(judged, label, recipe.evaluation, train_counts=counts))
             frames.append(judged.to_frame(label, users=examples.users))

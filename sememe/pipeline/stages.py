@@ -118,11 +118,7 @@ def _digest(value: Any) -> str:
 def _flat(tree: Any) -> dict[str, str]:
     """Path -> JSON text of every leaf of a JSON tree."""
     if isinstance(tree, Mapping):
-        return {
-            f"{key}.{path}".rstrip("."): text for key, value in tree.items() for path, text in _flat(value).items()
-        }
+        return {f"{key}.{path}".rstrip("."): text for key, value in tree.items() for path, text in _flat(value).items()}
     if isinstance(tree, list) and any(isinstance(element, Mapping) for element in tree):
         return _flat({str(place): element for place, element in enumerate(tree)})
     return {"": json.dumps(tree)}
-
-
