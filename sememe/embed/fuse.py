@@ -1,0 +1,97 @@
+"""Several item vectors made into one: bring each to the same scale, weight, concatenate, optionally whiten.
+
+Shape legend: I items, dim the width of a part's vectors, D the sum of the widths.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from sememe.core.errors import ConfigError, DataError
+from sememe.core.schema import Catalog, FloatArray, Interactions
+
+_log = logging.getLogger(__name__)
+
+
+class Embedder(Protocol):
+    """Any part that makes one vector per item."""
+
+    def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray: ...
+
+
+@dataclass(frozen=True)
+class ProvidedVectors:
+    """The vectors that came with the catalogue."""
+
+    def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
+        """float32 (I, dim) as given.  Raises DataError where the catalogue has none, or where they are not finite."""
+        if catalog.vectors is None:
+            raise DataError(
+                "the catalogue has no vectors",
+                fix="give items a list column of numbers, or embed their text with TextEmbedder()",
+            )
+        vectors = np.ascontiguousarray(catalog.vectors, dtype=np.float32)
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(bad):
+            raise DataError(
+                f"the vector of item {catalog.frame['item_id'][int(bad[0])]} holds NaN or infinity "
+                f"({len(bad)} such items)",
+                fix="repair these vectors, or set them to zero: a zero vector stands for 'nothing known'",
+            )
+        return vectors
+
+
+@dataclass(frozen=True)
+class Fuse:
+    """Concatenate the vectors of `parts`: each part's vector of an item is scaled to length 1, then by its weight."""
+
+    parts: tuple[Embedder, ...] = ()
+    weights: tuple[float, ...] = ()
+    """One per part; empty for equal weights."""
+    whiten: int = 0
+    """0 keeps the concatenation; n > 0 projects on its n leading principal directions, each scaled to variance 1."""
+
+    def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
+        """float32 (I, D), or (I, whiten).  An item unknown to every part keeps a zero row."""
+        weights = self.weights or (1.0,) * len(self.parts)
+        if not self.parts or len(weights) != len(self.parts) or min(weights) < 0 or max(weights) == 0:
+            raise ConfigError(
+                f"Fuse got {len(self.parts)} parts and weights {self.weights}",
+                fix="give at least one part, and one weight >= 0 per part (or none), not all 0",
+            )
+        vectors = [part.embed(catalog, train, seed=seed) for part in self.parts]
+        for part, made in zip(self.parts, vectors, strict=True):
+            _log.info("%s: %d of %d items unknown", type(part).__name__, int((~made.any(axis=1)).sum()), len(made))
+        scaled = [np.float32(weight) * unit_rows(made) for weight, made in zip(weights, vectors, strict=True)]
+        joined = np.concatenate(scaled, axis=1)
+        return whitened(joined, num_directions=self.whiten) if self.whiten else joined
+
+
+def unit_rows(vectors: FloatArray) -> FloatArray:
+    """Each row divided by its length; zero rows stay zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
+
+
+def whitened(vectors: FloatArray, *, num_directions: int) -> FloatArray:
+    """float32 (I, num_directions): coordinates along the leading principal directions, each of variance 1.
+
+    Mean and directions come from the rows that are not zero; zero rows stay zero.  Raises ConfigError where the vectors
+    have fewer directions than asked for.
+    """
+    known = vectors.any(axis=1)
+    centered = vectors[known].astype(np.float64)
+    centered -= centered.mean(axis=0)
+    values, directions = np.linalg.eigh(centered.T @ centered / max(1, len(centered)))
+    values, directions = values[::-1][:num_directions], directions[:, ::-1][:, :num_directions]
+    rank = int((values > 1e-10 * values[0]).sum()) if values[0] > 0 else 0
+    if rank < num_directions:
+        raise ConfigError(
+            f"whiten={num_directions}, but the vectors span only {rank} directions", fix=f"give <= {rank}"
+        )
+    signs = np.sign(directions[np.abs(directions).argmax(axis=0), np.arange(rank)])
+    result = np.zeros((len(vectors), rank), np.float32)
+    result[known] = centered @ (directions * signs / np.sqrt(values))
+    return result
