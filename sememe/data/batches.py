@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import PAD, Batch, Codes, Int32Array, Int64Array, Interactions
 from sememe.core.seeding import generator
-from sememe.data.ranges import padded
+from sememe.data.ranges import chunks, padded
 from sememe.data.splits import Examples, Split
 
 Numbers = npt.NDArray[np.int32] | npt.NDArray[np.int64]
@@ -128,6 +128,16 @@ class _Spans:
         ends = self._offsets[users + 1] - 1 - self._stride * (examples - self._first[users])
         return _Rows(users.astype(np.int32), np.maximum(ends - self._width, begin), ends)
 
+    def lengths(self) -> npt.NDArray[np.uint16] | Int32Array:
+        """(examples,) events in each; small integers, which sort fastest, where they fit."""
+        lengths: npt.NDArray[np.uint16] | Int32Array = np.empty(len(self), np.int32)
+        if self._width < 2**16:
+            lengths = np.empty(len(self), np.uint16)
+        for part in chunks(len(self)):
+            rows = self.rows(np.arange(part.start, part.stop))
+            lengths[part] = rows.ends - rows.starts
+        return lengths
+
 
 class SpanSource:
     """A BatchSource over examples that are spans of a log; keeps the order of one epoch, the current one."""
@@ -172,11 +182,12 @@ class SpanSource:
         # Half the memory where it fits: one epoch's order of 100 M examples is 400 MB.
         examples: Numbers = np.arange(count, dtype=np.int32) if count < 2**31 else np.arange(count, dtype=np.int64)
         random.shuffle(examples)
+        # Lengths are worked out in the order of the log: finding the users of shuffled examples misses every cache.
+        lengths = self._spans.lengths()
         window = WINDOW_BATCHES * self._batch_size
         for start in range(0, count, window):
             part = examples[start : start + window]
-            rows = self._spans.rows(part)
-            examples[start : start + window] = part[np.argsort(rows.ends - rows.starts, kind="stable")]
+            examples[start : start + window] = part[np.argsort(lengths[part], kind="stable")]
         return _EpochOrder(examples, random.permutation(self.steps_per_epoch))
 
 

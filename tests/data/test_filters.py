@@ -125,7 +125,7 @@ def slow_core(histories, users, items):
         ]  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     histories=st.lists(st.lists(st.integers(0, 6), max_size=8), min_size=1, max_size=8).filter(any),
     users=st.integers(1, 4),

@@ -21,7 +21,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def large():
-    plan = PlantedWorld(branching=(3, 4), items_per_leaf=3, num_users=6000, events_per_user=(10, 10))
+    plan = PlantedWorld(branching=(3, 4), items_per_leaf=3, num_users=3000, events_per_user=(10, 10))
     return plan.generate(seed=2)
 
 
@@ -49,7 +49,7 @@ def test_a_world_is_a_usable_log(world):
 
 
 def test_steps_follow_the_planted_chain(large):
-    leaves = large.leaves[large.interactions.items].reshape(6000, 10)
+    leaves = large.leaves[large.interactions.items].reshape(3000, 10)
     transitions = large.chain.transitions()
     np.testing.assert_allclose(transitions.sum(axis=1), 1)
     pairs = np.zeros_like(transitions)
@@ -61,10 +61,10 @@ def test_steps_follow_the_planted_chain(large):
 
 
 def test_next_items_have_the_planted_probabilities(large):
-    items = large.interactions.items.reshape(6000, 10)
+    items = large.interactions.items.reshape(3000, 10)
     last, following = items[:, :-1].ravel(), items[:, 1:].ravel()
     truth = large.next_item_probabilities(last)
-    assert truth.shape == (54000, 36)
+    assert truth.shape == (27000, 36)
     np.testing.assert_allclose(truth.sum(axis=1), 1, rtol=1e-5)
     counts = np.bincount(following, minlength=36)
     assert np.all(np.abs(counts - truth.sum(axis=0)) < 5 * np.sqrt(counts))

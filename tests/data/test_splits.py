@@ -115,7 +115,7 @@ def test_session_numbers_that_repeat_across_users_do_not_join_users():
 
 
 @pytest.mark.parametrize("part", [LeaveOneOut(), GlobalTime(), GlobalTime(targets="all"), LastSession()])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(interactions=logs())
 def test_no_split_leaks(part, interactions):
     try:
@@ -137,7 +137,7 @@ def test_no_split_leaks(part, interactions):
     assert split.protocol["counts"]["test_cold_targets"] == cold
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(interactions=logs())
 def test_global_time_never_looks_past_its_cuts(interactions):
     try:
