@@ -50,7 +50,7 @@ class TimeRule:
 
 def number_unit(values: pl.Series) -> str:
     """The unit of a column of numbers, by the size of the median positive one; seconds where there is none."""
-    positive = values.filter(values > 0)
+    positive = values.filter((values > 0) & values.is_finite())
     typical = positive.median() if len(positive) else None
     if not isinstance(typical, float):
         return "s"
@@ -73,9 +73,10 @@ def detect_time(sample: pl.Series, *, unit: str | None = None, time_format: str 
         return TimeRule("number", unit=unit or number_unit(sample.drop_nulls().cast(pl.Float64)))
     values = sample.cast(pl.String).str.strip_chars().drop_nulls()
     numbers = values.cast(pl.Float64, strict=False).drop_nulls()
-    if unit is not None or (len(numbers) and 2 * len(numbers) >= len(values)):
+    formats = _formats_in(values)
+    if unit is not None or (len(numbers) and len(numbers) >= _readable(values, formats)):
         return TimeRule("number", unit=unit or number_unit(numbers))
-    return TimeRule("text", formats=_formats_in(values))
+    return TimeRule("text", formats=formats)
 
 
 def _formats_in(values: pl.Series) -> tuple[str, ...]:
@@ -89,6 +90,12 @@ def _formats_in(values: pl.Series) -> tuple[str, ...]:
             found.append(pattern)
             values = values.filter(parsed.is_null())
     return tuple(found) or ("%Y-%m-%dT%H:%M:%S%.f",)
+
+
+def _readable(values: pl.Series, formats: tuple[str, ...]) -> int:
+    frame = values.alias("timestamp").to_frame()
+    read = frame.select(milliseconds(TimeRule("text", formats=formats), dtype=values.dtype))
+    return len(values) - read["timestamp"].null_count()
 
 
 def milliseconds(rule: TimeRule, *, dtype: pl.DataType, name: str = "timestamp") -> pl.Expr:
@@ -116,8 +123,8 @@ def _number_milliseconds(column: pl.Expr, *, dtype: pl.DataType, unit: str) -> p
 
 def _whole_milliseconds(column: pl.Expr, *, unit: str) -> pl.Expr:
     if unit == "s":
-        # 1e15 s overflows as milliseconds; such a value is no time.
-        return pl.when(column.abs() < 10**15).then(column) * 1000
+        # More than 9.2e15 s overflows as milliseconds; such a value is no time.
+        return pl.when(column.abs() < 9 * 10**15).then(column) * 1000
     return column // {"ms": 1, "us": 1000, "ns": 1_000_000}[unit]
 
 
