@@ -10,8 +10,11 @@ import polars as pl
 
 from sememe.core.errors import DataError
 from sememe.core.schema import FloatArray
-from sememe.data.columns import sorted_ids
+from sememe.data.columns import PLAIN_INTEGER, sorted_ids
 from sememe.data.dropped import Dropped
+
+_TEXTS = ("item_id", "title", "categories", "brand", "description")
+_DECIMAL = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +30,14 @@ class CatalogRows:
     notes: tuple[str, ...]
 
 
-def read_catalog(items: pl.LazyFrame | None, *, event_keys: pl.Series, keep_cold_items: bool) -> CatalogRows:
+def read_catalog(
+    items: pl.LazyFrame | None, *, event_keys: pl.Series, keep_cold_items: bool, typed: bool = True
+) -> CatalogRows:
     """Align the items table with the items that have events.
 
     event_keys: the distinct item ids of the events, in any order.
     keep_cold_items: keep items of the table that have no event.
+    typed: False where the table comes from a format in which everything is text: columns of numbers become numbers.
     """
     with_events = event_keys.cast(pl.String).alias("key")
     if items is None:
@@ -41,7 +47,11 @@ def read_catalog(items: pl.LazyFrame | None, *, event_keys: pl.Series, keep_cold
             bare, ids.select("key"), None, (), ("there is no items table: items have ids and nothing else",)
         )
     table = items.collect(engine="streaming")
-    rows = table.with_columns(pl.col("item_id").cast(pl.String).alias("key")).drop("item_id")
+    rows = (
+        (table if typed else _with_numbers(table))
+        .with_columns(pl.col("item_id").cast(pl.String).alias("key"))
+        .drop("item_id")
+    )
     named = rows.filter(pl.col("key").is_not_null())
     single = named.unique("key", keep="first", maintain_order=True)
     known = single.filter(pl.col("key").is_in(with_events.implode()))
@@ -64,6 +74,20 @@ def read_catalog(items: pl.LazyFrame | None, *, event_keys: pl.Series, keep_cold
         dropped=tuple(drop for drop in dropped if drop.count),
         notes=tuple(notes),
     )
+
+
+def _with_numbers(table: pl.DataFrame) -> pl.DataFrame:
+    """`table` with columns of numbers as numbers; names and descriptions stay texts, whatever they look like."""
+    numbers = []
+    for name in table.columns:
+        column = table[name].drop_nulls()
+        if name in _TEXTS or not len(column):
+            continue
+        if bool(column.str.contains(PLAIN_INTEGER).all()):
+            numbers.append(pl.col(name).cast(pl.Int64))
+        elif bool(column.str.contains(_DECIMAL).all()):
+            numbers.append(pl.col(name).cast(pl.Float64))
+    return table.with_columns(numbers)
 
 
 def _vectors(column: pl.Series) -> FloatArray:

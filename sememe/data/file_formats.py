@@ -128,7 +128,7 @@ def read_or_explain(path: Path, read: Callable[[], Result]) -> Result:
 
 
 def _scan_parquet(path: Path) -> pl.LazyFrame:
-    frame = pl.scan_parquet(path)
+    frame = pl.scan_parquet(path, glob=False)
     frame.collect_schema()
     return frame
 
@@ -138,15 +138,20 @@ def _scan_text(separator: str) -> Callable[[Path], pl.LazyFrame]:
         frame = pl.scan_csv(path, separator=separator, infer_schema=False, glob=False)
         names = frame.collect_schema().names()
         # A byte order mark is invisible, and would make the first column unknown.
-        return frame.rename({name: name.removeprefix("\ufeff").strip() for name in names})
+        return without_blank_lines(frame.rename({name: name.removeprefix("\ufeff").strip() for name in names}))
 
     return scan
+
+
+def without_blank_lines(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """A blank line, often the last one, is no row; polars makes it a row of nulls."""
+    return frame.filter(~pl.all_horizontal(pl.all().exclude(PLACE).is_null()))
 
 
 def _scan_recbole(path: Path) -> pl.LazyFrame:
     # RecBole files know no quoting; a title may hold a lone quote character.
     frame = pl.scan_csv(path, separator="\t", infer_schema=False, glob=False, quote_char=None)
-    return frame.select(recbole_columns(frame.collect_schema().names()))
+    return without_blank_lines(frame.select(recbole_columns(frame.collect_schema().names())))
 
 
 def recbole_columns(headers: list[str]) -> list[pl.Expr]:
@@ -177,14 +182,14 @@ def _scan_arrow(path: Path) -> pl.LazyFrame:
     with path.open("rb") as stream:
         is_file_format = stream.read(6) == b"ARROW1"
     if is_file_format:
-        return pl.scan_ipc(path)
+        return pl.scan_ipc(path, glob=False)
     schema = pl.read_ipc_stream(path, n_rows=0).schema
     return pl.defer(lambda: pl.read_ipc_stream(path), schema=schema)
 
 
 def _scan_lines(path: Path) -> pl.LazyFrame:
     """S3-Rec's form: each line is a user and then its items in order, separated by blanks."""
-    words = pl.scan_lines(path).select(pl.col("line").str.strip_chars().str.split(" ").alias("words"))
+    words = pl.scan_lines(path, glob=False).select(pl.col("line").str.strip_chars().str.split(" ").alias("words"))
     filled = words.filter(pl.col("words").list.first() != "")
     return filled.select(pl.col("words").list.first().alias("user_id"), pl.col("words").list.slice(1).alias("item_ids"))
 

@@ -77,7 +77,12 @@ def build_interactions(
     try:
         survey = _survey(tables)
         _refuse_too_many(survey)
-        catalog = read_catalog(tables.items, event_keys=survey.item_keys, keep_cold_items=keep_cold_items)
+        catalog = read_catalog(
+            tables.items,
+            event_keys=survey.item_keys,
+            keep_cold_items=keep_cold_items,
+            typed=tables.raw.items is None or tables.raw.items.typed,
+        )
         return _index(tables, survey, catalog, workdir=workdir, events_per_bucket=events_per_bucket)
     except pl_errors.PolarsError as error:
         names = ", ".join(path.name for path in tables.files) or "the table"

@@ -11,7 +11,7 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from sememe.core.errors import DataError
-from sememe.data.file_formats import PLACE, RawTable, format_of, recbole_columns, scan_files
+from sememe.data.file_formats import PLACE, RawTable, format_of, recbole_columns, scan_files, without_blank_lines
 from sememe.data.line_checks import (
     JsonTypes,
     check_json_lines,
@@ -69,7 +69,8 @@ class LenientScanner:
         if kind in SEPARATED:
             separator, quoted = SEPARATED[kind]
             self.problems += check_separated_lines(path, separator=separator, quoted=quoted)
-            return _place(_separated(path, plain, separator=separator, quoted=quoted), file=number, offset=2)
+            rows = _separated(path, plain, separator=separator, quoted=quoted)
+            return without_blank_lines(_place(rows, file=number, offset=2))
         if kind == "jsonl":
             problems, types = check_json_lines(path)
             self.problems += problems

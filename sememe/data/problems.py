@@ -62,7 +62,7 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether a run can use the source: there may be warnings, and no error."""
+        """Whether no rule is broken that a run needs; there may be warnings."""
         return all(problem.severity != "error" for problem in self.problems)
 
     def render(self) -> str:

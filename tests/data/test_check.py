@@ -102,6 +102,12 @@ def test_null_ids(tmp_path: Path):
     assert not report.ok
 
 
+def test_blank_lines_are_no_rows(tmp_path: Path):
+    report = check_tables(write(tmp_path / "interactions.csv", HEADER + "\n" + GOOD + "\nu1,c,soon\n\n"))
+    assert (only(report).rule, only(report).row) == ("unparseable time", 8)
+    assert report.counts["events"] == 5
+
+
 def test_an_id_that_is_no_id():
     report = check_tables(pl.DataFrame({"user_id": [1.0, 1.0, 2.5], "item_id": [1, 2, 3]}))
     assert (only(report).rule, only(report).row, only(report).examples[0].value) == ("null id", 3, "2.5")

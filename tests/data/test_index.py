@@ -123,6 +123,17 @@ def test_the_catalogue_is_aligned_and_its_rows_are_counted():
     assert "1 of 3 items with events have no row in the items table" in indexed.notes
 
 
+def test_numbers_of_text_files_become_numbers_and_names_do_not(tmp_path: Path):
+    (tmp_path / "interactions.csv").write_text("user_id,item_id\n1,1\n1,2\n\n")
+    (tmp_path / "items.csv").write_text("item_id,title,year,price,code\n1,1984,1949,9.5,007\n2,300,,10,8\n")
+    indexed = build_interactions(open_tables(tmp_path))
+    assert indexed.dropped == (), "a blank line is no event"
+    assert indexed.catalog.frame.drop("item_id").to_dicts() == [
+        {"title": "1984", "year": 1949, "price": 9.5, "code": "007"},
+        {"title": "300", "year": None, "price": 10.0, "code": "8"},
+    ]
+
+
 def test_cold_items_are_kept_on_request():
     frame = events((1, 3, 1), (1, 2, 2), (1, 1, 3))
     indexed = build_interactions(open_tables({"events": frame, "items": ITEMS}), keep_cold_items=True)

@@ -66,7 +66,7 @@ def event_rows(draw):
     return pl.DataFrame(rows, schema_overrides={"rating": pl.Float64}).select(order)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(frame=event_rows())
 def test_every_format_gives_the_same_interactions(frame: pl.DataFrame):
     reference = build_interactions(open_tables(frame)).interactions
