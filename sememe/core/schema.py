@@ -103,10 +103,10 @@ class Catalog:
     def title(self, item: int) -> str:
         """What to print for an item: its title, or its id where it has none."""
         if "title" in self.frame.columns:
-            title = self.frame["title"][item]
+            title = self.frame["title"][int(item)]
             if title:
                 return str(title)
-        return str(self.frame["item_id"][item])
+        return str(self.frame["item_id"][int(item)])
 
 
 @dataclass(frozen=True, eq=False)
