@@ -50,6 +50,12 @@ def main() -> None:
         print(json.dumps(measure(options.measure)))
         return
     with tempfile.TemporaryDirectory(prefix="sememe-data-", dir=options.workdir) as scratch:
+        conditions = {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": commit(),
+            "machine": machine(),
+            "load_average": [round(os.getloadavg()[0], 1)],
+        }
         log = large_log(options.events)
         start = time.perf_counter()
         files = log.write(Path(scratch) / "log", seed=SEED)
@@ -59,11 +65,10 @@ def main() -> None:
         }
         command = [sys.executable, __file__, "--measure", scratch]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
+    conditions["load_average"].append(round(os.getloadavg()[0], 1))  # before and after: others slow the wall clock
     result = {
         "what": "generated log: check, index, split (leave one out), store, open",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "machine": machine(),
+        **conditions,
         "log": {
             "events": log.num_events,
             "users_at_most": log.num_users,
