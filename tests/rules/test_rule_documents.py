@@ -1,10 +1,9 @@
-"""README and docs: code that compiles, verbs that exist, links and paths that lead somewhere, a short tour."""
+"""README and docs: code that compiles, verbs that exist, links and paths that lead somewhere."""
 
 import ast
 import re
 from dataclasses import dataclass
 
-import pytest
 from sources import ROOT, told
 from test_rule_commands import VERBS
 
@@ -14,8 +13,6 @@ INLINE = re.compile(r"`([^`\n]+)`")
 VERB = re.compile(r"(?<![\w./-])(?:\.venv/bin/)?sememe +([a-z][\w-]*)")
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 PATH = re.compile(r"`((?:sememe|tests|docs|benchmarks|examples|requirements)/[\w./-]*\w)`")
-MAX_TOUR_FILES = 12
-MAX_TOUR_LINES = 2000
 
 
 @dataclass(frozen=True)
@@ -63,14 +60,6 @@ def dead_paths(document: Document) -> list[str]:
     return [f"{document.path}: {path} is not there" for path in [*links, *paths]]
 
 
-def tour_faults(document: Document) -> list[str]:
-    files = sorted({path for path in re.findall(r"sememe/[\w/]+\.py", document.text) if (ROOT / path).is_file()})
-    lines = sum(len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in files)
-    if len(files) > MAX_TOUR_FILES or lines > MAX_TOUR_LINES:
-        return [f"{document.path}: the tour opens {len(files)} files with {lines} lines: {', '.join(files)}"]
-    return []
-
-
 def test_python_blocks_compile() -> None:
     found = [line for document in documents() for line in code_faults(document)]
     assert not found, told(found)
@@ -93,15 +82,3 @@ def test_links_and_paths_lead_somewhere() -> None:
     assert dead_paths(Document("x.md", "[a](docs/nowhere.md)"))
     assert dead_paths(Document("x.md", "see `sememe/data/nowhere.py`"))
     assert not dead_paths(Document("README.md", "[a](LICENSE#top) and `sememe/core/schema.py`"))
-
-
-def test_the_tour_is_short() -> None:
-    tour = ROOT / "docs" / "tour.md"
-    if not tour.is_file():
-        pytest.skip("docs/tour.md is not written yet")
-    assert not tour_faults(Document("docs/tour.md", tour.read_text(encoding="utf-8")))
-
-
-def test_a_long_tour_is_found() -> None:
-    everything = " ".join(path.relative_to(ROOT).as_posix() for path in (ROOT / "sememe").rglob("*.py"))
-    assert tour_faults(Document("docs/tour.md", everything))

@@ -46,7 +46,8 @@ def repeated_tests(source: Source) -> list[str]:
 def repeated_basenames(paths: list[str]) -> list[str]:
     """Files of one name in two folders; the second would hide the first."""
     names = Counter(path.rsplit("/", 1)[-1] for path in paths)
-    return [path for path in paths if names[path.rsplit("/", 1)[-1]] > 1]
+    # pytest itself keeps conftest.py files apart.
+    return [path for path in paths if names[path.rsplit("/", 1)[-1]] > 1 and not path.endswith("/conftest.py")]
 
 
 def test_every_test_can_fail() -> None:
