@@ -25,7 +25,9 @@ from sememe.core.schema import Codes, ModelInputs
 from sememe.core.seeding import derive_seed
 from sememe.models.tokens import START, TokenTable
 from sememe.nn.attention import RelativeBias, causal_bias, padding_bias
-from sememe.nn.blocks import BlockShape, CrossMemory, DecoderBlock, EncoderBlock, RmsNorm
+from sememe.nn.blocks import BlockShape, CrossMemory, DecoderBlock, EncoderBlock
+from sememe.nn.dropout import Dropout
+from sememe.nn.norm import RmsNorm
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class EncDecModel(nn.Module):
         self.decoder_bias = self._relative_bias(bidirectional=False)
         self.decoder = nn.ModuleList(DecoderBlock(shape) for _ in range(config.layers))
         self.decoder_norm = RmsNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.heads = nn.ParameterList()
         if not config.tie_head:
             scale = config.d_model**-0.5
@@ -149,8 +151,7 @@ class EncDecModel(nn.Module):
         """Read N histories once, for `step`; no gradients.  batch: "history" (N, T), "user" (N,)."""
         assert not self.training, "decoding needs model.eval(): dropout would make the search random"
         memory, memory_bias = self._read(batch)
-        # Contiguous once, or every step would copy them again for its products.
-        return SearchState(tuple(part.contiguous() for part in memory), memory_bias)
+        return SearchState(memory, memory_bias)
 
     @torch.no_grad()
     def step(self, state: SearchState, codes: Tensor | None = None, parents: Tensor | None = None) -> Tensor:

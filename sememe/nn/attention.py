@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sememe.nn.dropout import dropout as drop
+
 MASKED = -1e9
 """Added to the score of a key that must not be read.  Finite, so that a row without any key stays finite."""
 
@@ -67,9 +69,13 @@ def causal_bias(length: int, *, device: torch.device) -> Tensor:
     return torch.full((1, 1, length, length), MASKED, device=device).triu(1)
 
 
-def split_heads(states: Tensor, *, heads: int) -> Tensor:
-    """(N, S, H * E) -> (N, H, S, E)."""
-    return states.view(*states.shape[:2], heads, -1).transpose(1, 2)
+def split_heads(states: Tensor, *, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """(N, S, parts * H * E) -> `parts` contiguous tensors (N, H, S, E).
+
+    One copy for all parts, where products would copy each of them, and the gradient comes back in one piece.
+    """
+    grouped = states.view(*states.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+    return grouped.unbind(0)
 
 
 def merge_heads(states: Tensor) -> Tensor:
@@ -85,9 +91,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None
     """
     scores = queries @ keys.transpose(-1, -2)
     if bias is not None:
-        scores = scores + bias.to(scores.dtype)
-    weights = F.dropout(scores.softmax(-1), dropout, training=dropout > 0)
-    return weights @ values
+        scores += bias.to(scores.dtype)
+    return drop(scores.softmax(-1), dropout) @ values
 
 
 def attend_own(queries: Tensor, keys: list[Tensor], values: list[Tensor], *, bias: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sememe.nn.attention import attend, attend_own, merge_heads, split_heads
+from sememe.nn.dropout import Dropout
+from sememe.nn.norm import RmsNorm
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,6 @@ class BlockShape:
         return self.heads * self.head_dim
 
 
-class RmsNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, without centring and without bias."""
-
-    def __init__(self, width: int, *, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, states: Tensor) -> Tensor:
-        return F.rms_norm(states, self.weight.shape, self.weight, self.eps)
-
-
 class FeedForward(nn.Module):
     """Norm, D -> ff, ReLU, dropout, ff -> D, dropout; added to the input."""
 
@@ -52,13 +42,14 @@ class FeedForward(nn.Module):
         self.norm = RmsNorm(shape.d_model)
         self.wide = nn.Linear(shape.d_model, shape.ff, bias=False)
         self.narrow = nn.Linear(shape.ff, shape.d_model, bias=False)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         nn.init.normal_(self.wide.weight, std=shape.d_model**-0.5)
         nn.init.normal_(self.narrow.weight, std=shape.ff**-0.5)
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., D) -> (..., D)"""
-        hidden = self.dropout(F.relu(self.wide(self.norm(states))))
+        # The mask holds no negative number, so it may come before the ReLU, which then works in place.
+        hidden = F.relu_(self.dropout(self.wide(self.norm(states))))
         change: Tensor = self.dropout(self.narrow(hidden))
         return states + change
 
@@ -72,7 +63,7 @@ class SelfAttention(nn.Module):
         self.norm = RmsNorm(shape.d_model)
         self.qkv = nn.Linear(shape.d_model, 3 * shape.inner, bias=False)
         self.out = nn.Linear(shape.inner, shape.d_model, bias=False)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         # T5 leaves 1/sqrt(E) out of the scores and puts it into the start of the query projection.
         nn.init.normal_(self.qkv.weight.data[: shape.inner], std=(shape.d_model * shape.head_dim) ** -0.5)
         nn.init.normal_(self.qkv.weight.data[shape.inner :], std=shape.d_model**-0.5)
@@ -80,8 +71,8 @@ class SelfAttention(nn.Module):
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, S, D) -> queries, keys, values, each (N, H, S, E)."""
-        queries, keys, values = self.qkv(self.norm(states)).unflatten(-1, (3, self.shape.heads, -1)).unbind(-3)
-        return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+        queries, keys, values = split_heads(self.qkv(self.norm(states)), parts=3, heads=self.shape.heads)
+        return queries, keys, values
 
     def close(self, states: Tensor, attended: Tensor) -> Tensor:
         """Add the projected result of attention, (N, H, S, E), to `states` (N, S, D)."""
@@ -104,13 +95,13 @@ class CrossAttention(nn.Module):
         self.norm = RmsNorm(shape.d_model)
         self.query = nn.Linear(shape.d_model, shape.inner, bias=False)
         self.out = nn.Linear(shape.inner, shape.d_model, bias=False)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
         nn.init.normal_(self.query.weight, std=(shape.d_model * shape.head_dim) ** -0.5)
         nn.init.normal_(self.out.weight, std=shape.inner**-0.5)
 
     def forward(self, states: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
         """states (N, Q, D), keys and values (N, H, S, E), bias (N, 1, 1, S) or None -> (N, Q, D)."""
-        queries = split_heads(self.query(self.norm(states)), heads=self.shape.heads)
+        (queries,) = split_heads(self.query(self.norm(states)), parts=1, heads=self.shape.heads)
         dropout = self.shape.dropout if self.training else 0.0
         attended = attend(queries, keys, values, bias=bias, dropout=dropout)
         change: Tensor = self.dropout(self.out(merge_heads(attended)))
@@ -132,8 +123,7 @@ class CrossMemory(nn.Module):
 
     def forward(self, encoded: Tensor) -> tuple[Tensor, ...]:
         """(N, S, D) -> 2 * layers tensors (N, H, S, E): keys and values of layer 0, of layer 1, ..."""
-        projected: Tensor = self.project(encoded)
-        return tuple(split_heads(part, heads=self.shape.heads) for part in projected.chunk(2 * self.layers, -1))
+        return split_heads(self.project(encoded), parts=2 * self.layers, heads=self.shape.heads)
 
 
 class EncoderBlock(nn.Module):

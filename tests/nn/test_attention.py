@@ -48,10 +48,15 @@ def test_masks_hide_what_they_should() -> None:
 
 def test_heads_split_and_merge_back() -> None:
     states = torch.arange(24.0).view(1, 3, 8)
-    heads = split_heads(states, heads=2)
+    (heads,) = split_heads(states, parts=1, heads=2)
     assert heads.shape == (1, 2, 3, 4)
     assert heads[0, 1, 0].tolist() == [4, 5, 6, 7]
     assert torch.equal(merge_heads(heads), states)
+    left, right = split_heads(states, parts=2, heads=2)
+    assert left[0, 1, 0].tolist() == [2, 3]
+    assert torch.equal(torch.cat([merge_heads(left), merge_heads(right)], -1), states)
+    assert left.is_contiguous()
+    assert right.is_contiguous()
 
 
 def test_attention_by_hand_is_not_scaled() -> None:
