@@ -60,11 +60,11 @@ class TextEmbedder:
                 f"TextEmbedder got max_tokens={self.max_tokens}, batch_size={self.batch_size}", fix="give both >= 1"
             )
         texts = item_texts(catalog, fields=self.fields)
-        encoder = load_sentence_encoder(self.model)
-        # The encoder's own limit stays in force: positions beyond it were never trained.
-        encoder.max_seq_length = min(self.max_tokens, encoder.max_seq_length or self.max_tokens)
 
         def encode(unique: list[str]) -> FloatArray:
+            encoder = load_sentence_encoder(self.model)
+            # The encoder's own limit stays in force: positions beyond it were never trained.
+            encoder.max_seq_length = min(self.max_tokens, encoder.max_seq_length or self.max_tokens)
             vectors = encoder.encode(
                 unique, batch_size=self.batch_size, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True
             )
@@ -85,11 +85,11 @@ class StaticTextEmbedder:
     def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
         """float32 (I, 256); a zero row for an item without text.  `train` and `seed` play no part."""
         texts = item_texts(catalog, fields=self.fields)
-        wordllama = _import("wordllama", extra="text", purpose="StaticTextEmbedder")
-        package_dir = Path(str(wordllama.__file__)).parent
-        model = wordllama.WordLlama.load(cache_dir=package_dir, disable_download=True)
 
         def encode(unique: list[str]) -> FloatArray:
+            wordllama = _import("wordllama", extra="text", purpose="StaticTextEmbedder")
+            package_dir = Path(str(wordllama.__file__)).parent
+            model = wordllama.WordLlama.load(cache_dir=package_dir, disable_download=True)
             return np.asarray(model.embed(unique, norm=True), dtype=np.float32)
 
         return _embed_unique(texts, encode, name="wordllama")

@@ -60,6 +60,7 @@ class FittedResidualKMeans:
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
+        """(L,)"""
         return (int(self.codebooks.shape[1]),) * len(self.codebooks)
 
     def encode(self, vectors: FloatArray) -> Int32Array:
@@ -81,6 +82,7 @@ class FittedResidualKMeans:
 
     @classmethod
     def from_state(cls, state: Mapping[str, npt.NDArray[np.generic]]) -> "FittedResidualKMeans":
+        """The tokenizer that `state` described."""
         return cls(np.asarray(state["codebooks"], dtype=np.float32))
 
 

@@ -58,6 +58,7 @@ class SidLookup:
 
     @classmethod
     def of(cls, codes: Codes) -> "SidLookup":
+        """Sort the items of `codes` once."""
         order = np.argsort(tuple_groups(codes.matrix, codes.codebook_sizes), kind="stable")
         return cls(codes, order, codes.matrix[order])
 
