@@ -1,0 +1,95 @@
+"""Write what a finished run measured to a file that can be committed, with the machine, the commit and the date.
+
+    sememe run tiger@small --data amazon2014_beauty --out runs/tiger_beauty
+    python benchmarks/quality/record.py runs/tiger_beauty --name tiger_small_beauty
+
+writes tiger_small_beauty.json (command, settings, table, paired comparison, seconds per stage, learning curve) and,
+where a network was trained, tiger_small_beauty.svg (the learning curves) beside this file.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib import pyplot
+
+from benchmarks.header import header, write_output
+from sememe.core.artifact import MANIFEST
+
+HERE = Path(__file__).resolve().parent
+
+
+def record(run: Path, *, name: str) -> None:
+    """Collect the run directory `run` into `name`.json and `name`.svg."""
+    description = json.loads((run / "run.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
+    curves = {}
+    seconds = {}
+    for entry in description["models"]:
+        for stage in entry["stages"].values():
+            seconds[stage.rpartition("-")[0]] = stage_seconds(run / "stages" / stage)
+        label = f"{entry['name']}, seed {entry['seed']}"
+        log = run / "stages" / entry["stages"]["model"] / "train.jsonl"
+        if log.is_file():
+            curves[label] = learning_curve(log)
+    spec = description["spec"]
+    settings = "".join(f" --set {setting}" for setting in spec.get("set", []))
+    command = f"sememe run {spec['recipe']} --data {Path(description['data']).name} --out RUN{settings}"
+    content = {
+        **header("torch", "numpy", "polars"),
+        "command": command,
+        "recipe_hash": description["recipe_hash"],
+        "seconds_per_stage": seconds,
+        "protocol": metrics["protocol"],
+        "rows": metrics["rows"],
+        "comparisons": metrics["comparisons"],
+        "learning_curves": curves,
+        "recipe": description["recipe"],
+    }
+    write_output(HERE / f"{name}.json", content)
+    if curves:
+        plot(curves, HERE / f"{name}.svg", title=command)
+
+
+def stage_seconds(stage: Path) -> float:
+    """Wall-clock seconds that the stage took; of a training that was resumed, those of its last process."""
+    seconds: float = json.loads((stage / MANIFEST).read_text())["meta"]["seconds"]
+    return seconds
+
+
+def learning_curve(log: Path) -> list[dict[str, Any]]:
+    """One line per validation: step and its numbers, with the training loss before it."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    curve = []
+    loss = None
+    for line in lines:
+        loss = line.get("loss", loss)
+        if "ndcg@10" in line:
+            curve.append({"step": line["step"], "loss": loss} | {k: v for k, v in line.items() if k.endswith("@10")})
+    return curve
+
+
+def plot(curves: dict[str, list[dict[str, Any]]], path: Path, *, title: str) -> None:
+    """Validation Recall@10 and NDCG@10 by share of the training, one line per model."""
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "sememe"
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for axis, metric in zip(axes, ("recall@10", "ndcg@10"), strict=True):
+        for label, curve in curves.items():
+            axis.plot([point["step"] for point in curve], [point[metric] for point in curve], marker=".", label=label)
+        axis.set(xlabel="training steps", ylabel=f"validation {metric}", ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[0].legend(frameon=False)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--name", required=True)
+    arguments = parser.parse_args()
+    record(arguments.run, name=arguments.name)
