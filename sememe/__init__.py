@@ -1,8 +1,8 @@
 """Generative recommendation: data, codes, generators, alignment, constrained decoding and serving in one package.
 
-    import sememe
-    run = sememe.run(sememe.recipes.tiger("small"), data="my_data/", out="runs/mine")
-    run.recommend(history=[50, 181, 172], k=10)
+import sememe
+run = sememe.run(sememe.recipes.tiger("small"), data="my_data/", out="runs/mine")
+run.recommend(history=[50, 181, 172], k=10)
 """
 
 import importlib

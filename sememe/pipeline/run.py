@@ -142,7 +142,7 @@ def train_model(stages: StageStore, recipe: Recipe, world: World, items: ItemSpa
             "split": world.split_manifest.content_hash,
             **{name: stage.content_hash for name, stage in items.stages.items()},
         },
-        make=lambda bench: make(bench, recipe, world, items, seed, stages.say),
+        make=lambda bench: make(bench, recipe, world=world, items=items, seed=seed, say=stages.say),
     )
     return open_model(recipe, manifest, world, items, seed=seed)
 
@@ -189,7 +189,7 @@ def _members(recipe: Recipe) -> Sequence[tuple[Recipe, int]]:
 
 
 def _make_neural(
-    bench: Workbench, recipe: Recipe, world: World, items: ItemSpace, seed: int, say: Say
+    bench: Workbench, recipe: Recipe, *, world: World, items: ItemSpace, seed: int, say: Say
 ) -> dict[str, Any]:
     assert recipe.batches is not None and recipe.train is not None, "checked by check_recipe"
     model = recipe.model.build(items.inputs(world.interactions), seed=seed)  # type: ignore[union-attr]
@@ -216,7 +216,7 @@ def _make_neural(
 
 
 def _make_counting(
-    bench: Workbench, recipe: Recipe, world: World, items: ItemSpace, seed: int, say: Say
+    bench: Workbench, recipe: Recipe, *, world: World, items: ItemSpace, seed: int, say: Say
 ) -> dict[str, Any]:
     del items, seed  # a counting model knows nothing of codes and draws nothing
     fitted = recipe.model.fit(world.split.train())  # type: ignore[union-attr]
