@@ -63,9 +63,9 @@ def _paper() -> Recipe:
 def _small() -> Recipe:
     return replace(
         _paper(),
-        model=EncDec(layers=2, heads=4, head_dim=32, ff=256, dropout=0.15),
+        model=EncDec(layers=2, d_model=96, heads=3, head_dim=32, ff=256),
         train=TrainPlan(
-            epochs=24, optimizer=AdamW(lr=2e-3), schedule=WarmupCosine(warmup_steps=500), validate_every=1_500
+            epochs=16, optimizer=AdamW(lr=2e-3), schedule=WarmupCosine(warmup_steps=500), validate_every=1_500
         ),
     )
 
