@@ -65,7 +65,7 @@ def _small() -> Recipe:
         _paper(),
         model=EncDec(layers=2, d_model=96, heads=3, head_dim=32, ff=256),
         train=TrainPlan(
-            epochs=16, optimizer=AdamW(lr=2e-3), schedule=WarmupCosine(warmup_steps=500), validate_every=1_500
+            epochs=12, optimizer=AdamW(lr=2e-3), schedule=WarmupCosine(warmup_steps=500), validate_every=1_000
         ),
     )
 
