@@ -73,8 +73,10 @@ def _small() -> Recipe:
 def _demo() -> Recipe:
     return replace(
         _small(),
+        model=EncDec(layers=2, d_model=64, heads=4, head_dim=16, ff=128),
+        batches=PrefixBatches(batch_size=256, max_history=10),
         train=TrainPlan(
-            epochs=6, optimizer=AdamW(lr=1e-3), schedule=WarmupCosine(warmup_steps=200), validate_every=400
+            epochs=4, optimizer=AdamW(lr=3e-3), schedule=WarmupCosine(warmup_steps=100), validate_every=380
         ),
         baselines=(popularity(), item_knn(), sasrec("demo")),
     )
