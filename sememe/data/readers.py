@@ -4,8 +4,9 @@
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,20 @@ class Tables:
     settings: DataToml = field(default_factory=DataToml)
 
     def content_hash(self) -> str:
-        """SHA-256 of all that was read: file contents, or the rows of tables in memory."""
-        if self.files:
-            return hash_files(list(self.files))
-        digest = hashlib.sha256()
-        for table in (self.raw.events, self.raw.items):
-            if table is not None:
-                rows = table.frame.collect().hash_rows(seed=0)
-                digest.update(",".join(table.frame.collect_schema().names()).encode() + rows.to_numpy().tobytes())
-        return digest.hexdigest()
+        """SHA-256 of all that decides what is read: the tables' contents, which is which, and how they are understood.
+
+        The paths of the files do not count, their names and contents do.
+        """
+        reading = {
+            "events": _table_hash(self.raw.events),
+            "items": _table_hash(self.raw.items) if self.raw.items else None,
+            "settings": asdict(self.settings),
+            "mapping": dict(self.mapping),
+            "item_mapping": dict(self.item_mapping),
+            "order": asdict(self.order),
+            "time_rule": asdict(self.time_rule) if self.time_rule else None,
+        }
+        return hashlib.sha256(json.dumps(reading, sort_keys=True).encode()).hexdigest()
 
     def data_toml(self) -> str:
         """The text of a data.toml that says the names in force, to be put beside the files."""
@@ -92,6 +98,14 @@ class Tables:
                 history_separator=self.settings.history_separator,
             )
         )
+
+
+def _table_hash(table: RawTable) -> list[str]:
+    """Names of the files in the order of reading and the hash of their contents; of a table in memory its rows'."""
+    if table.files:
+        return [*[path.name for path in table.files], hash_files(list(table.files))]
+    frame = table.frame.collect()
+    return [str(frame.schema), hashlib.sha256(frame.hash_rows(seed=0).to_numpy().tobytes()).hexdigest()]
 
 
 def open_tables(source: Any, *, columns: Mapping[str, str] | None = None) -> Tables:

@@ -222,6 +222,50 @@ def test_the_hash_follows_the_content(tmp_path: Path):
     assert open_tables(frame_of(ROWS)).content_hash() != open_tables(frame_of(ROWS[:3])).content_hash()
 
 
+def test_the_hash_follows_how_the_files_are_read(tmp_path: Path):
+    frame = frame_of(ROWS).with_columns(pl.col("timestamp").alias("seen"), pl.lit("x").alias("sku"))
+    write_csv(frame, tmp_path)
+    frame.write_csv(tmp_path / "other.csv")
+    pl.DataFrame({"item_id": ["a"], "title": ["A"], "label": ["B"]}).write_csv(tmp_path / "items.csv")
+    toml = tmp_path / "data.toml"
+    plain = open_tables(tmp_path).content_hash()
+    assert open_tables(tmp_path, columns={"item_id": "item_id"}).content_hash() == plain, "a mapping that is in force"
+    hashes = [plain, *[open_tables(tmp_path, columns=given).content_hash() for given in MAPPINGS]]
+    for text in SETTINGS:
+        toml.write_text(text)
+        hashes.append(open_tables(tmp_path).content_hash())
+        assert open_tables(tmp_path).content_hash() == hashes[-1]
+    assert len(set(hashes)) == len(hashes) == 1 + len(MAPPINGS) + len(SETTINGS)
+    toml.write_text("# a remark alone\n")
+    assert open_tables(tmp_path).content_hash() == plain
+
+
+MAPPINGS = ({"item_id": "sku"}, {"timestamp": "seen"}, {"title": "label"})
+SETTINGS = (
+    '[columns]\nrating = "seen"\n',
+    'time_unit = "ms"\n',
+    'time_format = "%Y"\n',
+    'history_separator = "/"\n',
+    'events = "other.csv"\n',
+    'events = "interactions.csv"\nitems = "other.csv"\n',
+    'events = ["interactions.csv", "other.csv"]\n',
+    'events = ["other.csv", "interactions.csv"]\n',
+)
+
+
+def test_the_hash_counts_tables_in_memory_beside_files_and_not_where_files_lie(tmp_path: Path):
+    paths = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        paths.append(write_csv(frame_of(ROWS), tmp_path / name))
+    assert open_tables(paths[0]).content_hash() == open_tables(paths[1]).content_hash()
+    hashes = {
+        open_tables({"events": paths[0], "items": pl.DataFrame({"item_id": ["a"], "title": [title]})}).content_hash()
+        for title in ("A", "B")
+    }
+    assert len(hashes) == 2
+
+
 def test_the_description_says_columns_times_order_and_an_example(tmp_path: Path):
     write_csv(frame_of(ROWS[1:]).rename({"user_id": "uid"}), tmp_path)
     pl.DataFrame({"item_id": ["a"], "title": ["Alien"]}).write_csv(tmp_path / "items.csv")
