@@ -1,10 +1,11 @@
 """Tables -> Interactions and Catalog: ids become indices, events get their order, what cannot be used is counted.
 
 Two streams over the events: the first counts events per user and finds the items, the second writes every event to its
-place (`event_order`).  Memory holds the ids and one bucket of events, not the log.
+place (`event_order`).  Memory holds the ids and one bucket of events, not the log.  Where position is the order and
+there are times too, a stream before them counts the times that cannot be used.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,14 @@ CHUNK_ROWS = 1_000_000
 _TEXT_COLUMNS = ("event_type", "query")
 _NULL_CODE = -1
 
+_FAULTS: Mapping[str, Mapping[str, pl.Expr]] = {
+    "user_id": {"no usable user id": pl.col("user_id").is_null()},
+    "item_id": {"no usable item id": pl.col("item_id").is_null()},
+    "position": {"no usable position": pl.col("position").is_null()},
+    "timestamp": {"no readable time": pl.col("timestamp").is_null(), "a time before 1970": pl.col("timestamp") < 0},
+}
+"""Column -> what can be wrong with it, and where that holds."""
+
 
 @dataclass(frozen=True, eq=False)
 class Indexed:
@@ -44,6 +53,16 @@ class Indexed:
     """Column of `interactions.columns` that holds codes -> the text of each code; code -1 is "unknown"."""
 
 
+@dataclass(frozen=True)
+class _Needed:
+    """What an event must have."""
+
+    columns: tuple[str, ...]
+    """Keys of `_FAULTS`."""
+    note: str = ""
+    """Why times are not among them where the order does not need them, "" otherwise."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Survey:
     """What the first stream over the events found."""
@@ -55,7 +74,7 @@ class _Survey:
     """Sorted distinct values of the columns that become codes."""
     reasons: Mapping[str, int]
     total: int
-    null_times: int
+    needed: _Needed
 
 
 def build_interactions(
@@ -89,31 +108,43 @@ def build_interactions(
         raise DataError(f"{names}: cannot be read: {str(error).strip().splitlines()[0]}", fix=USE_CHECK) from error
 
 
-def _reason(tables: Tables) -> pl.Expr:
-    """Why an event cannot be used, or null where it can."""
-    rules = [("no usable user id", pl.col("user_id").is_null()), ("no usable item id", pl.col("item_id").is_null())]
-    if tables.order.key == "position":
-        rules.append(("no usable position", pl.col("position").is_null()))
-    if tables.order.key == "timestamp":
-        rules.append(("no readable time", pl.col("timestamp").is_null()))
-        rules.append(("a time before 1970", pl.col("timestamp") < 0))
-    return pl.coalesce(pl.when(holds).then(pl.lit(f"events with {text}")) for text, holds in rules).alias("reason")
+def _needed(tables: Tables) -> _Needed:
+    """Ids and the order key; times too where position is the order, unless more than `MOST_DROPPED` have none."""
+    key = tables.order.key
+    columns = ("user_id", "item_id", *([key] if key else []))
+    if "timestamp" in columns or "timestamp" not in tables.events.collect_schema():
+        return _Needed(columns)
+    usable = tables.events.filter(_reason(columns).is_null())
+    counts = usable.select(_reason(["timestamp"]).count(), pl.len()).collect(engine="streaming")
+    bad, total = counts.row(0)
+    if bad <= MOST_DROPPED * total:
+        return _Needed((*columns, "timestamp"))
+    return _Needed(
+        columns,
+        f"times are left out, and events are not split by time: {bad:,} of {total:,} events have no usable time "
+        f"(at most {MOST_DROPPED:.0%} may lack one); order is by position",
+    )
+
+
+def _reason(columns: Sequence[str]) -> pl.Expr:
+    """Why an event that needs `columns` cannot be used, or null where it can."""
+    faults = [(text, holds) for name in columns for text, holds in _FAULTS[name].items()]
+    return pl.coalesce(pl.when(holds).then(pl.lit(f"events with {text}")) for text, holds in faults).alias("reason")
 
 
 def _survey(tables: Tables) -> _Survey:
     names = tables.events.collect_schema().names()
     texts = [name for name in _text_columns(tables) if name in names]
-    marked = tables.events.with_columns(_reason(tables))
+    needed = _needed(tables)
+    marked = tables.events.with_columns(_reason(needed.columns))
     usable = marked.filter(pl.col("reason").is_null())
-    null_time = pl.col("timestamp").is_null().sum() if "timestamp" in names else pl.lit(0)
     queries = [
-        marked.group_by("reason").agg(pl.len().alias("count"), null_time.alias("null_times")),
+        marked.group_by("reason").agg(pl.len().alias("count")),
         usable.group_by(pl.col("user_id").alias("key")).agg(pl.len().alias("events")),
         usable.select(pl.col("item_id").alias("key")).unique(),
         *[usable.select(pl.col(name)).unique() for name in texts],
     ]
     counts, users, items, *values = pl.collect_all(queries, engine="streaming")
-    kept = counts.filter(pl.col("reason").is_null())
     reasons = {row["reason"]: row["count"] for row in counts.drop_nulls("reason").sort("reason").to_dicts()}
     return _Survey(
         users=sorted_ids(users["key"]).join(users, on="key", how="left", maintain_order="left"),
@@ -121,7 +152,7 @@ def _survey(tables: Tables) -> _Survey:
         texts={name: frame[name].drop_nulls().sort() for name, frame in zip(texts, values, strict=True)},
         reasons=reasons,
         total=int(counts["count"].sum()),
-        null_times=int(kept["null_times"].sum()),
+        needed=needed,
     )
 
 
@@ -148,14 +179,9 @@ def _index(
     tables: Tables, survey: _Survey, catalog: CatalogRows, *, workdir: Path | None, events_per_bucket: int
 ) -> Indexed:
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(survey.users["events"].to_numpy(), dtype=np.int64)])
-    has_time = "timestamp" in tables.events.collect_schema() and survey.null_times == 0
-    chunks = _chunks(tables, survey, catalog, has_time=has_time)
+    chunks = _chunks(tables, survey, catalog)
     columns = order_events(chunks, offsets=offsets, workdir=workdir, events_per_bucket=events_per_bucket)
-    notes = [*tables.notes, *catalog.notes]
-    if survey.null_times:
-        notes.append(
-            f"times are left out: {survey.null_times:,} of {offsets[-1]:,} events have none, and order is by position"
-        )
+    notes = [*tables.notes, *catalog.notes, *([survey.needed.note] if survey.needed.note else [])]
     return Indexed(
         interactions=Interactions(
             offsets=offsets,
@@ -173,7 +199,7 @@ def _index(
     )
 
 
-def _chunks(tables: Tables, survey: _Survey, catalog: CatalogRows, *, has_time: bool) -> Iterator[Records]:
+def _chunks(tables: Tables, survey: _Survey, catalog: CatalogRows) -> Iterator[Records]:
     """The usable events as structured arrays, in no particular order: `row` remembers it."""
     users = survey.users.lazy().select(
         pl.col("key").alias("user_id"), pl.int_range(pl.len(), dtype=pl.Int32).alias("user")
@@ -186,12 +212,12 @@ def _chunks(tables: Tables, survey: _Survey, catalog: CatalogRows, *, has_time: 
     items = items.filter(pl.col("item_id").cast(item_dtype, strict=False).is_not_null()).with_columns(
         pl.col("item_id").cast(item_dtype)
     )
-    frame = tables.events.with_row_index("row").filter(_reason(tables).is_null())
+    frame = tables.events.with_row_index("row").filter(_reason(survey.needed.columns).is_null())
     frame = frame.join(users, on="user_id", how="inner").join(items, on="item_id", how="inner")
     for name, values in survey.texts.items():
         codes = pl.LazyFrame({name: values, f"{name}_code": np.arange(len(values), dtype=np.int32)})
         frame = frame.join(codes, on=name, how="left")
-    wanted = _wanted(tables, has_time=has_time)
+    wanted = _wanted(tables, has_time="timestamp" in survey.needed.columns)
     selected = frame.select([expr.alias(name) for name, expr in wanted.items()])
     for chunk in selected.collect_batches(chunk_size=CHUNK_ROWS, maintain_order=False, engine="streaming"):
         yield _records(chunk)

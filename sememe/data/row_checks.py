@@ -119,11 +119,13 @@ def _null_id(name: str) -> Rule:
 def _time_rules(tables: Tables) -> list[Rule]:
     assert tables.time_rule is not None, "there is a time column"
     raw, read = pl.col("timestamp"), pl.col("read:timestamp")
-    needed: Severity = "error" if tables.order.key == "timestamp" else "warning"
+    by_time = tables.order.key == "timestamp"
+    needed: Severity = "error" if by_time else "warning"
+    many = "stops" if by_time else "leaves out all times instead"
     return [
         Rule(
             "missing time", "timestamp", raw.is_null(), "these rows have no time",
-            "fill it in; a run leaves the rows out where order is by time", needed,
+            f"fill it in; a run leaves the rows out, and {many} when they are more than 1%", needed,
         ),
         Rule(
             "unparseable time", "timestamp", raw.is_not_null() & read.is_null(),

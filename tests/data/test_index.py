@@ -65,12 +65,33 @@ def test_position_must_be_there_for_every_event():
     assert indexed.dropped == (Dropped("events with no usable position", 1),)
 
 
-def test_times_with_gaps_are_left_out_where_position_gives_the_order():
-    frame = pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": [None, 1_600_000_000], "position": [1, 0]})
-    indexed = build_interactions(open_tables(frame))
+def timed(bad: list[int | None]) -> pl.DataFrame:
+    """480 events of one user, the first with the times `bad`; `position` runs against the clock."""
+    times = [*bad, *range(1_600_000_000, 1_600_000_480 - len(bad))]
+    columns = {"user_id": [1] * 480, "item_id": range(480), "timestamp": times, "position": range(480, 0, -1)}
+    return pl.DataFrame(columns)
+
+
+def test_a_few_unusable_times_cost_their_events_where_position_gives_the_order():
+    indexed = build_interactions(open_tables(timed([None, None, -7, None])))
+    assert set(indexed.dropped) == {
+        Dropped("events with no readable time", 3),
+        Dropped("events with a time before 1970", 1),
+    }
+    log = indexed.interactions
+    assert log.num_events == 476
+    assert log.item_ids[log.items.tolist()].to_list() == list(range(479, 3, -1))
+    assert log.timestamps.tolist() == [1000 * second for second in range(1_600_000_475, 1_599_999_999, -1)]
+    assert "times" not in " ".join(indexed.notes)
+
+
+def test_many_unusable_times_are_all_left_out_where_position_gives_the_order():
+    indexed = build_interactions(open_tables(timed([None, None, -7, None, None])))
+    assert indexed.dropped == ()
     assert indexed.interactions.timestamps is None
-    assert "times are left out: 1 of 2 events have none, and order is by position" in " ".join(indexed.notes)
-    assert indexed.interactions.items.tolist() == [1, 0]
+    assert indexed.interactions.items.tolist() == list(range(479, -1, -1))
+    assert indexed.notes[-1].startswith("times are left out, and events are not split by time: 5 of 480 events have no")
+    assert "order is by position" in indexed.notes[-1]
 
 
 def test_event_columns_travel_along():
