@@ -31,7 +31,7 @@ def record(run: Path, *, name: str) -> None:
         for stage in entry["stages"].values():
             seconds[stage.rpartition("-")[0]] = stage_seconds(run / "stages" / stage)
         label = f"{entry['name']}, seed {entry['seed']}"
-        log = run / "stages" / entry["stages"]["model"] / "train.jsonl"
+        log = run / "stages" / entry["stages"]["model"] / "logs" / "train.jsonl"
         if log.is_file():
             curves[label] = learning_curve(log)
     spec = description["spec"]

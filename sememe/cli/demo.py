@@ -7,7 +7,7 @@ from rich.console import Console
 
 from sememe.cli.find_recipe import find_recipe
 from sememe.cli.tables import frame_table
-from sememe.pipeline.evaluate import comparison_lines, metrics_tables
+from sememe.pipeline.evaluate import comparison_lines, metrics_tables, protocol_line
 from sememe.pipeline.opened import open_run
 from sememe.pipeline.run import run_recipe
 
@@ -25,6 +25,7 @@ def run_demo(console: Console, *, out: Path, size: str) -> None:
     say(f"{spec} on {DATA}; run directory {out} (the same command goes on after an interruption)")
     run_recipe(find_recipe(spec), data=DATA, out=out, spec={"recipe": spec, "set": []}, say=say)
     opened = open_run(out)
+    say(protocol_line(opened.metrics))
     for table in metrics_tables(opened.metrics):
         console.print(table)
     for line in comparison_lines(opened.metrics):

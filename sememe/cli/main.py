@@ -159,13 +159,14 @@ def evaluate(run_directory: Path, /, *, as_json: AsJson = False) -> None:
     as_json
         Print metrics.json instead of tables.
     """
-    from sememe.pipeline.evaluate import comparison_lines, metrics_tables
+    from sememe.pipeline.evaluate import comparison_lines, metrics_tables, protocol_line
     from sememe.pipeline.opened import read_metrics
 
     metrics = read_metrics(run_directory)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
+    say(protocol_line(metrics))
     for table in metrics_tables(metrics):
         console.print(table)
     for line in comparison_lines(metrics):
@@ -202,13 +203,13 @@ def recommend(
     from sememe.pipeline.opened import open_run
 
     opened = open_run(run_directory, model=model, modules=modules)
-    if user is not None:
-        console.print(frame_table(opened.history(user).tail(10), title=f"the last items of user {user}"))
     items = None if history is None else [item.strip() for item in history.split(",") if item.strip()]
     found = opened.recommend(user=user, history=items, k=k)
+    if user is not None:
+        console.print(frame_table(opened.history(user).tail(10), title=f"the last items of user {user}"))
     console.print(frame_table(found, title=f"recommended by {model or opened.recipe.name}"))
     if found.height < k:
-        say(f"only {found.height} of the {k} items asked for: there are no more that this user has not seen")
+        say(f"only {found.height} of the {k} items asked for: the catalogue has no more that this user has not seen")
 
 
 @app.command

@@ -20,6 +20,7 @@ from typing import Any
 from sememe.core.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+LOGS = "logs/"
 FORMAT = 1
 RECORDED_PACKAGES = ("sememe", "torch", "numpy", "polars", "safetensors")
 
@@ -38,8 +39,12 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over the files' hashes: equal contents give equal hashes, whenever and wherever written."""
-        lines = [f"{name} {entry['sha256']}" for name, entry in sorted(self.files.items())]
+        """SHA-256 over the files' hashes: equal contents give equal hashes, whenever and wherever written.
+
+        Files under `logs/` hold times and speeds, which differ between equal runs, and do not count.
+        """
+        counted = (name for name in sorted(self.files) if not name.startswith(LOGS))
+        lines = [f"{name} {self.files[name]['sha256']}" for name in counted]
         return hashlib.sha256("\n".join([self.kind, *lines]).encode()).hexdigest()
 
 

@@ -69,9 +69,10 @@ class BeamSearch:
         """Up to k items per row that exist and are not among `seen` (N, S), as if the trie had never held those.
 
         All items that share a listed semantic ID are found, with equal scores; where they spill over k, `tied_beyond`
-        counts the rest.  A row with fewer items to offer has a shorter list.
+        counts the rest.  A row with fewer items to offer has a shorter list.  Where k exceeds `width`, the beam is k
+        wide: a narrower one would end the list early though there are items left.
         """
-        found = search(model, batch, width=self.width, k=k, trie=trie, seen=seen)
+        found = search(model, batch, width=max(self.width, k), k=k, trie=trie, seen=seen)
         return found.to_ranked(source="beam:code_log_prob")
 
 

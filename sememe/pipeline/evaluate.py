@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sememe.core.schema import PAD, Int32Array, Int64Array, Ranked
 from sememe.core.seeding import derive_seed, generator
-from sememe.data.batches import request_batches
+from sememe.data.batches import EvalBatch, request_batches
 from sememe.data.splits import Examples, Split
 from sememe.metrics.coverage import catalogue_coverage, popularity_bias
 from sememe.metrics.ranking import rank_metrics
@@ -33,6 +33,8 @@ class Judged:
     """Metric -> (N,), in the order of the split's examples."""
     ranked: Ranked
     """(N, K) the lists themselves, in the same order."""
+    seen_targets: int
+    """Rows whose targets are all in their history already."""
 
     def to_frame(self, label: "Label", *, users: Int32Array) -> pl.DataFrame:
         """One line per row: label, user index and every metric; what paired comparisons read later."""
@@ -63,15 +65,36 @@ def judge(
     items = np.full((len(examples), depth), PAD, np.int32)
     scores = np.full((len(examples), depth), -np.inf, np.float32)
     per_row: dict[str, npt.NDArray[np.float64]] = {}
+    seen_targets = 0
     requests = request_batches(
         split.interactions, examples, max_history=recommender.max_history, batch_size=plan.batch_size
     )
     for request in requests:
-        ranked = recommender.rank(request.batch, k=depth, seen=request.seen if mask_seen else None)
+        ranked = _rank_whole_ties(recommender, request, depth=depth, mask_seen=mask_seen)
         for name, values in rank_metrics(ranked, request.targets, ks=plan.ks).items():
             per_row.setdefault(name, np.zeros(len(examples)))[request.rows] = values
-        items[request.rows], scores[request.rows] = ranked.items, ranked.scores
-    return Judged(per_row=per_row, ranked=Ranked(items=items, scores=scores, source="evaluation"))
+        width = min(depth, ranked.items.shape[1])
+        items[request.rows, :width], scores[request.rows, :width] = ranked.items[:, :width], ranked.scores[:, :width]
+        seen_targets += _count_seen(request)
+    return Judged(
+        per_row=per_row, ranked=Ranked(items=items, scores=scores, source="evaluation"), seen_targets=seen_targets
+    )
+
+
+def _rank_whole_ties(recommender: Recommender, request: EvalBatch, *, depth: int, mask_seen: bool) -> Ranked:
+    """Lists of `depth` items and the rest of the tie that the last place cuts, so that ties are averaged exactly."""
+    seen = request.seen if mask_seen else None
+    ranked = recommender.rank(request.batch, k=depth, seen=seen)
+    beyond = 0 if ranked.tied_beyond is None else int(ranked.tied_beyond.max(initial=0))
+    return ranked if beyond == 0 else recommender.rank(request.batch, k=depth + beyond, seen=seen)
+
+
+def _count_seen(request: EvalBatch) -> int:
+    """Rows whose targets are all in the history: sure misses once seen items are left out."""
+    again = np.ones(len(request.targets), dtype=bool)
+    for targets in request.targets.T:
+        again &= (targets == PAD) | (request.seen == targets[:, None]).any(axis=1)
+    return int(again.sum())
 
 
 def validation_score(recommender: Recommender, split: Split, plan: EvaluationPlan, *, seed: int) -> dict[str, float]:
@@ -100,6 +123,7 @@ def metrics_row(
         "split": label.split,
         "mask_seen": label.mask_seen,
         "users": users,
+        "seen_targets": judged.seen_targets,
     }
     # One stream for all models: their intervals come from the same resamples, so rows can be compared.
     intervals = bootstrap_means(judged.per_row, seed=derive_seed(0, "bootstrap"), resamples=plan.resamples)
@@ -163,13 +187,13 @@ def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> 
         if not rows:
             continue
         names = [name for name in rows[0] if "@" in name and not name.endswith(("_low", "_high"))]
-        names = [name for name in names if name.startswith(("recall", "ndcg")) or name.startswith("coverage")]
+        names = [name for name in names if name.startswith(("recall", "ndcg", "coverage"))]
         treatment = "seen items left out" if mask_seen else "seen items left in"
         table = Table(title=f"{split}, {rows[0]['users']:,} users, full catalogue, {treatment} (95 % intervals)")
         table.add_column("model", no_wrap=True)
         table.add_column("seed", justify="right")
         for name in names:
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", overflow="fold")
         for row in rows:
             table.add_row(row["model"], str(row["seed"]), *(_cell(row, name) for name in names))
         tables.append(table)
@@ -187,9 +211,22 @@ def _short(share: float) -> str:
     return f"{share:.4f}".removeprefix("0")
 
 
-def comparison_lines(metrics: Mapping[str, Any], *, metric: str = "ndcg@10") -> list[str]:
-    """The paired comparison in words, losses as plainly as wins."""
+def protocol_line(metrics: Mapping[str, Any]) -> str:
+    """How the numbers came about, in one line to stand beside them."""
+    protocol = metrics["protocol"]
+    cold = protocol["counts"].get("test_cold_targets", 0)
+    decode = ", ".join(f"{model} by {how}" for model, how in protocol["decode"].items())
+    return (
+        f"split {protocol['name']}, full catalogue, item level, ties averaged; {cold} test targets never occur in "
+        f"training; {decode}"
+    )
+
+
+def comparison_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """The paired comparison in words, by NDCG at the longest list, losses as plainly as wins."""
     lines = []
+    depths = [int(entry["metric"].rpartition("@")[2]) for entry in metrics["comparisons"]]
+    metric = f"ndcg@{max(depths, default=0)}"
     for entry in metrics["comparisons"]:
         if entry["metric"] != metric:
             continue

@@ -57,7 +57,8 @@ class Run:
             ConfigError: both or neither of `user` and `history`, or k < 1.
         """
         if (user is None) == (history is None):
-            raise ConfigError("recommend needs either a user or a history", fix="give exactly one of the two")
+            given = "neither" if user is None else "both"
+            raise ConfigError(f"recommend got {given} of user and history", fix="give exactly one of the two")
         if k < 1:
             raise ConfigError(f"k is {k}, and at least 1 item must be asked for", fix="give k >= 1")
         users = None
@@ -90,20 +91,17 @@ class Run:
         return np.array([self._index(item_ids, item, what="item") for item in ids], dtype=np.int32)
 
     def _index(self, ids: pl.Series, wanted: UserId, *, what: str) -> int:
-        value: UserId = wanted
-        if ids.dtype == pl.String:
-            value = str(wanted)
-        elif isinstance(wanted, str):
-            if not wanted.lstrip("-").isdecimal():
-                raise DataError(
-                    f"there is no {what} {wanted!r} in this run", fix=_example(ids, what, "ids are numbers:")
-                )
-            value = int(wanted)
+        if isinstance(wanted, bool) or not isinstance(wanted, int | str):
+            raise DataError(f"{what} {wanted!r} is a {type(wanted).__name__}", fix=f"give the {what} id as text or int")
+        # Ids that are all whole numbers are kept as numbers, whatever the file called them.
+        value = pl.Series([str(wanted)]).cast(ids.dtype, strict=False)[0]
         # Ids are sorted, so a search is enough.
-        place = ids.search_sorted(value)
+        place = len(ids) if value is None else ids.search_sorted(value)
         if place >= len(ids) or ids[place] != value:
-            near = did_you_mean(str(value), ids.cast(pl.String).head(20_000).to_list()) if what == "item" else ""
-            raise DataError(f"there is no {what} {wanted!r} in this run", fix=_example(ids, what, near))
+            raise DataError(
+                f"there is no {what} {wanted!r} in this run",
+                fix=f"{what} ids of this data look like {ids[:3].to_list()}",
+            )
         return int(place)
 
 
@@ -177,7 +175,3 @@ def _read_json(file: Path) -> dict[str, Any]:
         )
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
-
-
-def _example(ids: pl.Series, what: str, near: str) -> str:
-    return f"{near or ''} {what} ids of this data look like {ids.head(3).to_list()}".strip()

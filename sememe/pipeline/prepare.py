@@ -111,12 +111,13 @@ def prepare_items(stages: StageStore, recipe: Recipe, world: World, *, seed: int
     """Vectors and codes of all items, as far as `recipe` asks for them."""
     if recipe.embed is None:
         return ItemSpace(vectors=None, codes=None, stages={})
-    embedder = recipe.embed
+    # Vectors are dear and hardly depend on the seed, so all seeds of a run share those of the first.
+    embedder, first = recipe.embed, recipe.seeds[0]
     vectors_manifest = stages.get(
         "vectors",
-        settings={"embed": embedder, "seed": seed},
+        settings={"embed": embedder, "seed": first},
         inputs={"data": world.data.content_hash, "split": world.split_manifest.content_hash},
-        make=lambda bench: _make_vectors(bench, embedder.embed(world.catalog, world.split.train(), seed=seed)),
+        make=lambda bench: _make_vectors(bench, embedder.embed(world.catalog, world.split.train(), seed=first)),
     )
     if recipe.tokenizer is None:
         return open_items(vectors_manifest, None)
@@ -152,7 +153,7 @@ def _make_data(bench: Workbench, tables: Tables, plan: DataPlan, *, resolved: Re
     if resolved.spec is not None:
         check_counts(resolved.spec, interactions)
     dropped: list[Dropped] = list(indexed.dropped)
-    for step in plan.filters:
+    for step in plan.filters.steps():
         filtered = step.apply(interactions, catalog)
         interactions, catalog = filtered.interactions, filtered.catalog
         dropped.extend(filtered.dropped)
@@ -167,6 +168,7 @@ def _make_data(bench: Workbench, tables: Tables, plan: DataPlan, *, resolved: Re
         "events": interactions.num_events,
         "order": indexed.order_rule,
         "dropped": [asdict(drop) for drop in dropped if drop.count],
+        "notes": [*resolved.notes, *tables.notes, *indexed.notes],
         "mapping": dict(tables.mapping),
     }
 
@@ -192,8 +194,8 @@ def _make_vectors(bench: Workbench, vectors: FloatArray) -> dict[str, Any]:
     if empty == len(vectors):
         raise DataError(
             "no item has any content to embed: every vector is zero",
-            fix="add a title, description, categories or brand column to the items, or bring vectors of your own "
-            "and a recipe that uses ProvidedVectors",
+            fix="add a title, description, categories or brand column to the items, or use the recipe "
+            "tiger_collab, which reads who used what instead of text",
         )
     save_file({"vectors": np.ascontiguousarray(vectors)}, bench.target / "vectors.safetensors")
     return {"shape": list(vectors.shape), "items_without_content": empty}
@@ -218,4 +220,5 @@ def _make_codes(bench: Workbench, recipe: Recipe, vectors: FloatArray, *, seed: 
 def _describe(result: Mapping[str, Any]) -> str:
     lines = [f"  {result['users']:,} users, {result['items']:,} items, {result['events']:,} events; {result['order']}"]
     lines += [f"  left out: {drop['count']:,} {drop['reason']}" for drop in result["dropped"]]
+    lines += [f"  note: {note}" for note in result["notes"]]
     return "\n".join(lines)

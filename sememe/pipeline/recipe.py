@@ -11,8 +11,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sememe.core.errors import ConfigError, did_you_mean
 from sememe.core.schema import Batch, Catalog, Codes, FloatArray, Int32Array, Interactions, ModelInputs, Ranked
-from sememe.data.filters import Filtered
+from sememe.data.filters import Dedupe, Filtered, KCore, MinLength
 from sememe.data.splits import GlobalTime, LastSession, LeaveOneOut, Split
 from sememe.train.plan import TrainPlan
 
@@ -108,10 +109,36 @@ class SplitRule:
 
 
 @dataclass(frozen=True)
+class FilterRule:
+    """What is left out before the split, in this order; 0 and "off" leave nothing out."""
+
+    dedupe: Literal["off", "exact", "consecutive", "item"] = "off"
+    """Repeats of one user: "exact" user, item and time; "consecutive" the same item in a row; "item" any repeat."""
+    core_users: int = 0
+    """Least events of a user, counted again until nothing changes together with `core_items` (k-core)."""
+    core_items: int = 0
+    min_length: int = 0
+    """Least events of a user."""
+    own: tuple[Filter, ...] = ()
+    """Filters of your own, applied last."""
+
+    def steps(self) -> tuple[Filter, ...]:
+        """The filters that are switched on."""
+        steps: list[Filter] = []
+        if self.dedupe != "off":
+            steps.append(Dedupe(rule=self.dedupe))
+        if self.core_users or self.core_items:
+            steps.append(KCore(users=max(1, self.core_users), items=max(1, self.core_items)))
+        if self.min_length:
+            steps.append(MinLength(events=self.min_length))
+        return (*steps, *self.own)
+
+
+@dataclass(frozen=True)
 class DataPlan:
     """From files to a split."""
 
-    filters: tuple[Filter, ...] = ()
+    filters: FilterRule = FilterRule()
     split: SplitRule = SplitRule()
     keep_cold_items: bool = False
     """Whether catalogue items without any event can be recommended."""
@@ -127,6 +154,23 @@ class EvaluationPlan:
     """At most so many validation rows, drawn once by the seed, steer early stopping; the tables use all rows."""
     resamples: int = 1000
     """Bootstrap resamples over rows for the 95 % intervals."""
+
+    def check(self, *, monitor: str | None) -> None:
+        """Refuse values that cannot work; `monitor` is the validation number that a training watches, if any.
+
+        Raises:
+            ConfigError: names the setting.
+        """
+        for name in ("batch_size", "validation_users", "resamples"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"evaluation.{name} is {getattr(self, name)}, below 1", fix=f"set {name} to 1 or more"
+                )
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"evaluation.ks is {list(self.ks)}", fix="give list lengths >= 1: evaluation.ks=[5,10]")
+        known = [f"{metric}@{k}" for metric in ("recall", "hit", "ndcg", "mrr") for k in self.ks]
+        if monitor is not None and monitor not in known:
+            raise ConfigError(f"train.monitor is {monitor!r}, which is not computed", fix=did_you_mean(monitor, known))
 
 
 @dataclass(frozen=True)
@@ -146,6 +190,6 @@ class Recipe:
     train: TrainPlan | None = None
     evaluation: EvaluationPlan = EvaluationPlan()
     baselines: tuple["Recipe", ...] = ()
-    """Judged in the same run on the same split; their own `data` and `evaluation` are not used."""
+    """Judged in the same run, on the same split and by the same `evaluation`; their own are not used."""
     seeds: tuple[int, ...] = (0,)
     """Each seed is trained and judged; the first one is what `recommend` and the server use."""

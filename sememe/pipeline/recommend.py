@@ -13,7 +13,7 @@ import torch
 from sememe.core.schema import PAD, Batch, Int32Array, Ranked
 from sememe.data.ranges import padded
 from sememe.pipeline.recipe import Decoder
-from sememe.train.device import autocast, to_tensors
+from sememe.train.device import to_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,8 @@ class Recommender:
         tensors = to_tensors(batch, self.device)
         blocked = None if seen is None else torch.from_numpy(np.ascontiguousarray(seen)).to(self.device)
         self.model.eval()
-        with torch.inference_mode(), autocast(self.device, rows=len(batch["lengths"])):
+        # Always fp32: with bf16 for large batches only, offline and served lists would differ by rounded ties.
+        with torch.inference_mode():
             return self.decode.recommend(self.model, tensors, k=k, trie=self.trie, seen=blocked)
 
     def recommend(

@@ -17,7 +17,7 @@ import polars as pl
 import torch
 from safetensors.numpy import load_file, save_file
 
-from sememe.core.artifact import Manifest, write_file
+from sememe.core.artifact import LOGS, Manifest, write_file
 from sememe.core.config import to_tree, tree_hash
 from sememe.core.errors import ConfigError
 from sememe.data.batches import with_codes
@@ -32,6 +32,10 @@ from sememe.train.device import resolve_device
 from sememe.train.loop import fit
 
 WEIGHTS = "model.safetensors"
+UNLIMITED_HISTORY = 1_000_000
+"""Counting models read the whole history."""
+MACHINE_SETTINGS = ("checkpoint_every_seconds", "log_every", "threads", "device")
+"""Fields of a TrainPlan that change how fast a training is and not what it learns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,20 +73,28 @@ def run_recipe(
     """
     check_recipe(recipe)
     with only_writer(out):
-        stages = StageStore(root=out / "stages", say=say)
+        stages = StageStore(root=out / "stages", say=say, recipe_hash=tree_hash(recipe))
         world = prepare_world(stages, recipe.data, source=data, columns=columns or {})
         models: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
         per_row: list[pl.DataFrame] = []
-        for member, seed in _members(recipe):
-            items = prepare_items(stages, member, world, seed=seed)
+        # Items first: what is wrong with them shows before hours of training.
+        prepared = [
+            (member, seed, prepare_items(stages, member, world, seed=seed)) for member, seed in _members(recipe)
+        ]
+        for member, seed, items in prepared:
             trained = train_model(stages, member, world, items, seed=seed)
             evaluation = _evaluate(stages, trained, world, recipe)
             rows += json.loads((evaluation.path / "rows.json").read_text(encoding="utf-8"))
             per_row.append(pl.read_parquet(evaluation.path / "per_row.parquet"))
             models.append(_entry(trained, evaluation))
         comparisons = compare_models(pl.concat(per_row), main=recipe.name, resamples=recipe.evaluation.resamples)
-        protocol = dict(world.split.protocol) | {"catalogue": "full", "level": "item", "ties": "averaged"}
+        protocol = dict(world.split.protocol) | {
+            "catalogue": "full",
+            "level": "item",
+            "ties": "averaged",
+            "decode": {member.name: repr(member.decode) for member, _, _ in prepared},
+        }
         metrics = {"protocol": protocol, "rows": rows, "comparisons": comparisons}
         write_file(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         description = {
@@ -103,8 +115,14 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         ConfigError: says which field is missing or empty.
     """
-    if not recipe.seeds:
-        raise ConfigError(f"recipe {recipe.name!r} has no seed", fix="--set seeds=[0]")
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"{recipe!r} is no recipe", fix='call the recipe function: sememe.recipes.tiger("small")')
+    if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds):
+        raise ConfigError(
+            f"recipe {recipe.name!r} has the seeds {list(recipe.seeds)}",
+            fix="give one or more different: --set seeds=[0]",
+        )
+    recipe.evaluation.check(monitor=recipe.train.monitor if recipe.train is not None else None)
     names = [recipe.name, *(baseline.name for baseline in recipe.baselines)]
     if len(set(names)) < len(names):
         raise ConfigError(f"two models of recipe {recipe.name!r} share a name: {names}", fix="rename one of them")
@@ -120,7 +138,7 @@ def check_recipe(recipe: Recipe) -> None:
             fix="fill the fields embed and collisions",
         )
     for baseline in recipe.baselines:
-        check_recipe(baseline)
+        check_recipe(replace(baseline, evaluation=recipe.evaluation))
 
 
 def is_neural(recipe: Recipe) -> bool:
@@ -132,19 +150,30 @@ def train_model(stages: StageStore, recipe: Recipe, world: World, items: ItemSpa
     """The trained model of one recipe at one seed, made or reused."""
     settings: dict[str, object] = {"model": recipe.model, "seed": seed}
     if is_neural(recipe):
-        settings |= {"batches": recipe.batches, "objective": recipe.objective, "train": recipe.train}
+        settings |= {"batches": recipe.batches, "objective": recipe.objective, **_training_settings(recipe)}
     make = _make_neural if is_neural(recipe) else _make_counting
     manifest = stages.get(
         f"model-{recipe.name}",
         settings=settings,
-        inputs={
-            "data": world.data.content_hash,
-            "split": world.split_manifest.content_hash,
-            **{name: stage.content_hash for name, stage in items.stages.items()},
-        },
+        inputs=_inputs(world, items),
         make=lambda bench: make(bench, recipe, world=world, items=items, seed=seed, say=stages.say),
     )
     return open_model(recipe, manifest, world, items, seed=seed)
+
+
+def _inputs(world: World, items: ItemSpace) -> dict[str, str]:
+    """Content hashes of all that a model is trained or judged on."""
+    stages = {"data": world.data, "split": world.split_manifest, **items.stages}
+    return {name: manifest.content_hash for name, manifest in stages.items()}
+
+
+def _training_settings(recipe: Recipe) -> dict[str, object]:
+    """What of the training steers its weights: the plan without what only steers the machine, and the validation that
+    picks the best step."""
+    assert recipe.train is not None, "checked by check_recipe"
+    plan = {name: value for name, value in to_tree(recipe.train).items() if name not in MACHINE_SETTINGS}
+    validation = {"users": recipe.evaluation.validation_users, "ks": list(recipe.evaluation.ks)}
+    return {"train": plan, "validation": validation, "decode": recipe.decode}
 
 
 def open_model(recipe: Recipe, manifest: Manifest, world: World, items: ItemSpace, *, seed: int) -> TrainedModel:
@@ -172,19 +201,15 @@ def make_recommender(recipe: Recipe, model: Any, items: ItemSpace) -> Recommende
     )
 
 
-UNLIMITED_HISTORY = 1_000_000
-"""Counting models read the whole history."""
-
-
 def _members(recipe: Recipe) -> Sequence[tuple[Recipe, int]]:
-    """Every model to train, cheapest first: the baselines, then the recipe itself, each at each seed.
+    """Every model to train: the baselines, then the recipe itself, each at each seed, all judged by one plan.
 
     Counting models have no random part, so one seed stands for all.
     """
     members = []
     for member in (*recipe.baselines, recipe):
-        member = replace(member, seeds=recipe.seeds if is_neural(member) else recipe.seeds[:1])
-        members += [(member, seed) for seed in member.seeds]
+        seeds = recipe.seeds if is_neural(member) else recipe.seeds[:1]
+        members += [(replace(member, seeds=seeds, evaluation=recipe.evaluation), seed) for seed in seeds]
     return members
 
 
@@ -207,9 +232,11 @@ def _make_neural(
         validate=lambda _: validation_score(recommender, world.split, recipe.evaluation, seed=seed),
     )
     save_module(bench.target / WEIGHTS, model)
-    shutil.copy(bench.scratch / "train.jsonl", bench.target)
+    logs = bench.target / LOGS
+    logs.mkdir()
+    shutil.copy(bench.scratch / "train.jsonl", logs)
     if (bench.scratch / "tensorboard").is_dir():
-        shutil.copytree(bench.scratch / "tensorboard", bench.target / "tensorboard")
+        shutil.copytree(bench.scratch / "tensorboard", logs / "tensorboard")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"  {recipe.name}: {parameters:,} parameters, {result.steps:,} steps, best step {result.best_step:,}")
     return {"parameters": parameters, "steps": result.steps, "best_step": result.best_step}
@@ -230,7 +257,7 @@ def _evaluate(stages: StageStore, trained: TrainedModel, world: World, recipe: R
     return stages.get(
         f"evaluation-{trained.recipe.name}",
         settings={"decode": trained.recipe.decode, "evaluation": recipe.evaluation, "seed": trained.seed},
-        inputs={"model": trained.manifest.content_hash, "split": world.split_manifest.content_hash},
+        inputs={"model": trained.manifest.content_hash, **_inputs(world, trained.items)},
         make=lambda bench: _make_evaluation(bench, trained, world, recipe),
     )
 

@@ -35,6 +35,8 @@ class StageStore:
 
     root: Path
     say: Say
+    recipe_hash: str
+    """Kept in every manifest; a stage can serve other recipes too, so it is no part of its name."""
 
     def get(
         self,
@@ -47,14 +49,16 @@ class StageStore:
         """The stage `name` for these settings and inputs: reused where it is there, else made.
 
         Args:
-            settings: parts and plain values that steer the stage; all of them enter its hash.
+            settings: parts, plain values, or JSON objects that steer the stage; all of them enter its hash.
             inputs: name -> content hash of each artifact or file that the stage reads.
             make: fills `Workbench.target` and returns JSON to keep in the manifest.
 
         Raises:
             ArtifactError: the stage is there but damaged.
         """
-        described = {key: to_tree(value) for key, value in settings.items()}
+        described = {
+            key: dict(value) if isinstance(value, Mapping) else to_tree(value) for key, value in settings.items()
+        }
         recipe = {"stage": name, "settings": described, "inputs": dict(inputs)}
         path = self.root / f"{name}-{_digest(recipe)}"
         if is_artifact(path):
@@ -64,7 +68,7 @@ class StageStore:
         started = time.monotonic()
         scratch = self.root / f".{path.name}.work"
         scratch.mkdir(parents=True, exist_ok=True)
-        found: dict[str, Any] = {"settings": described, "inputs": dict(inputs)}
+        found: dict[str, Any] = {"recipe_hash": self.recipe_hash, "settings": described, "inputs": dict(inputs)}
         with write_artifact(path, kind=name, meta=found) as target:
             found["result"] = dict(make(Workbench(target=target, scratch=scratch)))
             found["seconds"] = round(time.monotonic() - started, 2)
@@ -100,6 +104,8 @@ def only_writer(directory: Path) -> Iterator[None]:
     Raises:
         SememeError: another process is writing to it.
     """
+    if directory.exists() and not directory.is_dir():
+        raise SememeError(f"{directory} is a file, and a run needs a directory", fix="give another --out")
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as lock:
         try:

@@ -5,5 +5,6 @@ from sememe.recipes.popularity import popularity
 from sememe.recipes.repeat_last import repeat_last
 from sememe.recipes.sasrec import sasrec
 from sememe.recipes.tiger import tiger
+from sememe.recipes.tiger_collab import tiger_collab
 
-__all__ = ["item_knn", "popularity", "repeat_last", "sasrec", "tiger"]
+__all__ = ["item_knn", "popularity", "repeat_last", "sasrec", "tiger", "tiger_collab"]

@@ -4,9 +4,9 @@ Paper: Rajput et al., "Recommender Systems with Generative Retrieval", NeurIPS 2
 Kept: item text to a frozen sentence encoder; RQ-VAE with 3 x 256 codes and a 4th that tells colliding items apart; a
 T5-style encoder-decoder over [user token, codes of the last 20 items]; cross-entropy on the 4 codes; beam search.
 Deviations: the text encoder is MiniLM (384-d) instead of Sentence-T5 (768-d), since it comes without a network; AdamW
-at 1e-3 for both stages, since the RQ-VAE collapses with the paper's Adagrad at .4; each level's softmax runs over that
+in both stages, since the RQ-VAE collapses with the paper's Adagrad at .4; each level's softmax runs over that
 level's codes; decoding follows a trie, so that no beam is lost to items that do not exist; early stopping on
-validation NDCG@10.
+validation NDCG@10.  The tokenizer is fitted on the content of all items, those that only the test part holds too.
 Sizes: "paper" has the paper's dimensions; "small" is for hours on a CPU, "demo" for minutes; "debug" is for tests.
 Published numbers (unmasked Recall@10 / NDCG@10): Beauty .0648 / .0384, Sports .0400 / .0225, Toys .0712 / .0432;
 independent rebuilds on Beauty .059-.070 / .032-.039.
@@ -24,6 +24,7 @@ from sememe.objectives.next_token import NextToken
 from sememe.pipeline.recipe import EvaluationPlan, Recipe
 from sememe.recipes.item_knn import item_knn
 from sememe.recipes.popularity import popularity
+from sememe.recipes.repeat_last import repeat_last
 from sememe.recipes.sasrec import sasrec
 from sememe.sid.collisions import CollisionToken
 from sememe.sid.rqvae import RqVae
@@ -56,7 +57,7 @@ def _paper() -> Recipe:
             patience=8,
         ),
         decode=BeamSearch(width=20),
-        baselines=(popularity(), item_knn(), sasrec()),
+        baselines=(popularity(), repeat_last(), item_knn(), sasrec()),
     )
 
 
@@ -78,7 +79,7 @@ def _demo() -> Recipe:
         train=TrainPlan(
             epochs=4, optimizer=AdamW(lr=3e-3), schedule=WarmupCosine(warmup_steps=100), validate_every=380
         ),
-        baselines=(popularity(), item_knn(), sasrec("demo")),
+        baselines=(popularity(), repeat_last(), item_knn(), sasrec("demo")),
     )
 
 
@@ -90,5 +91,5 @@ def _debug() -> Recipe:
         batches=PrefixBatches(batch_size=64, max_history=8),
         train=TrainPlan(epochs=None, steps=50, validate_every=25, log_every=10),
         evaluation=EvaluationPlan(validation_users=100, resamples=100),
-        baselines=(popularity(), item_knn(), sasrec("debug")),
+        baselines=(popularity(), repeat_last(), item_knn(), sasrec("debug")),
     )

@@ -39,7 +39,7 @@ def tiny() -> Recipe:
         batches=PrefixBatches(batch_size=64, max_history=6),
         objective=NextToken(),
         train=TrainPlan(epochs=None, steps=12, validate_every=6, threads=1),
-        decode=BeamSearch(width=8),
+        decode=BeamSearch(width=16),
         evaluation=EvaluationPlan(validation_users=40, resamples=50, batch_size=64),
         baselines=(popularity(), replace(item_knn(), seeds=(0,))),
     )

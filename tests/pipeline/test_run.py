@@ -8,9 +8,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import sememe
+import sememe.pipeline.opened
 from sememe.core.config import from_tree, set_path
 from sememe.core.errors import ArtifactError, ConfigError, DataError, SememeError
-from sememe.pipeline.recipe import Recipe
+from sememe.pipeline.recipe import EvaluationPlan, Recipe
 from sememe.pipeline.run import run_recipe
 from sememe.pipeline.stages import only_writer
 
@@ -126,8 +127,8 @@ def test_a_baseline_of_the_run_can_be_asked_too(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, ConfigError, "either a user or a history"),
-        ({"user": "u000", "history": ["i000"]}, ConfigError, "either a user or a history"),
+        ({}, ConfigError, "of user and history"),
+        ({"user": "u000", "history": ["i000"]}, ConfigError, "of user and history"),
         ({"user": "nobody"}, DataError, "no user 'nobody'"),
         ({"history": ["nothing"]}, DataError, "no item 'nothing'"),
         ({"history": []}, DataError, "history is empty"),
@@ -154,6 +155,49 @@ def test_a_damaged_stage_is_refused_by_name(finished: Path, tmp_path: Path) -> N
         sememe.open_run(tmp_path / "run")
 
 
+def test_changed_test_items_are_judged_anew(world_files: Path, tiny: Recipe, tmp_path: Path) -> None:
+    """A stage reads all that goes into its hash: the split's arrays alone do not say which items were taken."""
+    alone = replace(tiny.baselines[0], data=tiny.data)
+    shutil.copytree(world_files, tmp_path / "world")
+    run_again(alone, tmp_path / "world", tmp_path / "run")
+    events = pl.read_parquet(tmp_path / "world" / "interactions.parquet")
+    last = pl.col("timestamp") == pl.col("timestamp").max().over("user_id")
+    other = events["item_id"].unique().sort()[0]
+    events.with_columns(pl.when(last).then(pl.lit(other)).otherwise("item_id").alias("item_id")).write_parquet(
+        tmp_path / "world" / "interactions.parquet"
+    )
+    lines = run_again(alone, tmp_path / "world", tmp_path / "run")
+    assert any(line.startswith("evaluation-popularity: running again") for line in lines)
+    run_again(alone, tmp_path / "world", tmp_path / "fresh")
+    assert (tmp_path / "run" / "metrics.json").read_text() == (tmp_path / "fresh" / "metrics.json").read_text()
+
+
+def test_settings_of_the_machine_do_not_train_again(
+    finished: Path, world_files: Path, tiny: Recipe, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    changed = set_path(set_path(tiny, "train.log_every", "7"), "train.checkpoint_every_seconds", "9")
+    assert [line for line in run_again(changed, world_files, tmp_path / "run") if "running" in line] == []
+
+
+def test_what_picks_the_best_step_trains_again(finished: Path, world_files: Path, tiny: Recipe, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    lines = run_again(set_path(tiny, "evaluation.validation_users", "30"), world_files, tmp_path / "run")
+    assert any(line.startswith("model-tiny: running again, since validation.users 40 -> 30") for line in lines)
+
+
+def test_filters_are_settings(world_files: Path, tiny: Recipe, tmp_path: Path) -> None:
+    alone = set_path(replace(tiny.baselines[0], data=tiny.data), "data.filters.min_length", "12")
+    lines = run_again(alone, world_files, tmp_path)
+    assert any("left out" in line for line in lines)
+    assert json.loads((tmp_path / "metrics.json").read_text())["rows"][0]["users"] < 150
+
+
+def test_a_list_longer_than_the_beam_is_full(finished: Path) -> None:
+    run = sememe.open_run(finished)
+    assert run.recommend(history=[run.world.interactions.item_ids[0]], k=30).height == 30
+
+
 def test_two_processes_cannot_write_one_run(tmp_path: Path, world_files: Path, tiny: Recipe) -> None:
     with only_writer(tmp_path), pytest.raises(SememeError, match="another process is writing"):
         run_again(tiny, world_files, tmp_path)
@@ -162,7 +206,11 @@ def test_two_processes_cannot_write_one_run(tmp_path: Path, world_files: Path, t
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seeds": ()}, "has no seed"),
+        ({"seeds": ()}, "has the seeds"),
+        ({"seeds": (1, 1)}, "has the seeds"),
+        ({"evaluation": EvaluationPlan(ks=())}, "evaluation.ks"),
+        ({"evaluation": EvaluationPlan(ks=(3,))}, "did you mean 'ndcg@"),
+        ({"evaluation": EvaluationPlan(resamples=0)}, "evaluation.resamples is 0"),
         ({"train": None}, "has no train"),
         ({"embed": None}, "tokenizer without vectors"),
         ({"name": "popularity"}, "share a name"),

@@ -13,9 +13,9 @@ from sememe.data.simulated_files import write_world
 from sememe.data.simulator import PlantedWorld
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
-from sememe.recipes import item_knn, popularity, repeat_last, sasrec, tiger
+from sememe.recipes import item_knn, popularity, repeat_last, sasrec, tiger, tiger_collab
 
-DEBUG = (popularity(), repeat_last(), item_knn(), sasrec("debug"), tiger("debug"))
+DEBUG = (popularity(), repeat_last(), item_knn(), sasrec("debug"), tiger("debug"), tiger_collab("debug"))
 SIZED = (sasrec("demo"), sasrec("full"), tiger("demo"), tiger("small"), tiger("paper"))
 
 
@@ -62,4 +62,4 @@ def test_a_debug_recipe_runs_to_its_numbers(recipe: Recipe, world_files: Path, t
 def test_the_sizes_of_tiger_differ_where_they_should() -> None:
     assert tiger("paper").model.layers == 4  # type: ignore[union-attr]
     assert tiger("small").tokenizer == tiger("paper").tokenizer
-    assert [baseline.name for baseline in tiger().baselines] == ["popularity", "item-knn", "sasrec"]
+    assert [baseline.name for baseline in tiger().baselines] == ["popularity", "repeat-last", "item-knn", "sasrec"]
