@@ -52,7 +52,7 @@ def test_fifty_steps_of_training_lose_what_they_lost_before(tmp_path: Path) -> N
     split = replace(debug.data, split=replace(debug.data.split, rule="leave_one_out"))
     alone = replace(debug, embed=ProvidedVectors(), baselines=(), train=plan, data=split)
     run_recipe(alone, data=tmp_path / "world", out=tmp_path / "run", say=lambda _: None)
-    log = next(tmp_path.glob("run/stages/model-tiger-*/train.jsonl")).read_text().splitlines()
+    log = next(tmp_path.glob("run/stages/model-tiger-*/logs/train.jsonl")).read_text().splitlines()
     losses = {line["step"]: line["loss"] for line in map(json.loads, log) if line["kind"] == "train"}
     assert len(losses) == 10
     now, before = compare("tiger_debug_losses.json", json.dumps({str(k): round(v, 4) for k, v in losses.items()}))
