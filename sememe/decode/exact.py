@@ -32,8 +32,8 @@ ScoreArray = Tensor | npt.NDArray[np.float32]
 class ExactCodes:
     """Recommend by the log-probability of every item's codes, each item scored."""
 
-    chunk: int = 65_536
-    """Hypotheses (rows times semantic IDs) per model step; bounds the memory."""
+    chunk: int = 8192
+    """Hypotheses (rows times semantic IDs) per model step; bounds the memory, 50 kB each for TIGER's paper size."""
 
     def score_items(self, model: StepModel, batch: TensorBatch, *, trie: Trie) -> Tensor:
         """(N, I) fp32 log-probabilities on the trie's device; items that share a semantic ID score exactly the same."""

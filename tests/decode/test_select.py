@@ -8,7 +8,7 @@ from sememe.core.errors import ArtifactError
 from sememe.decode.select import rank_best, select_best
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rows=st.integers(1, 4), columns=st.integers(1, 40), seed=st.integers(0, 1000), data=st.data())
 def test_ties_go_to_the_lower_column(rows: int, columns: int, seed: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, columns))

@@ -27,7 +27,7 @@ def test_a_small_tree_by_hand() -> None:
     assert trie.node_at(torch.tensor([0, 1, 2, 3], dtype=torch.int32), depth=1).tolist() == [0, 1, 1, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.sampled_from([1, 2, 3, 7, 300, 40_000]), min_size=1, max_size=5).map(tuple),
     items=st.integers(1, 60),
