@@ -56,7 +56,7 @@ def _check_rows(tables: Tables, reporter: Reporter) -> tuple[list[Problem], dict
     counts = {"events": total}
     if total == 0:
         return [reporter.no_rows()], counts
-    problems = broken_rules(event_rules(tables), reporter)
+    problems = [*reporter.no_order(), *broken_rules(event_rules(tables), reporter)]
     if "user_id" in names:
         single = lonely_users(tables, reporter)
         problems += single.problems

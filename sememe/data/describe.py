@@ -13,6 +13,8 @@ _LOOK_ROWS = 100_000
 def describe_tables(tables: Tables) -> str:
     """The mapping in force and one example sequence, as text to print before anything is computed."""
     lines = [f"events: {tables.raw.events.name}", *_mapping_lines(tables.mapping)]
+    if tables.unused_columns():
+        lines.append(f"    not used: {', '.join(tables.unused_columns())}")
     if tables.raw.items is not None:
         lines += [f"items: {tables.raw.items.name}", *_mapping_lines(tables.item_mapping)]
     if tables.time_rule is not None:

@@ -38,12 +38,14 @@ class OrderRule:
 
     key: str | None
     """The column that decides, or None for the order of the file alone."""
+    in_histories: bool = field(default=False, kw_only=True)
+    """Whether a row of the file holds a history, whose order is then meant as the order of events."""
 
     @property
     def text(self) -> str:
         """The rule in words."""
         if self.key is None:
-            return "events of a user are in the order of the file"
+            return f"events of a user are in the order of the {'histories' if self.in_histories else 'file'}"
         return f"events of a user are ordered by {self.key}, ties in the order of the file"
 
 
@@ -83,6 +85,11 @@ class Tables:
             "time_rule": asdict(self.time_rule) if self.time_rule else None,
         }
         return hashlib.sha256(json.dumps(reading, sort_keys=True).encode()).hexdigest()
+
+    def unused_columns(self) -> tuple[str, ...]:
+        """Columns of the events file that have no meaning for Sememe and are passed over, in the file's order."""
+        used = {PLACE, *self.mapping.values()}
+        return tuple(name for name in self.raw.events.frame.collect_schema().names() if name not in used)
 
     def data_toml(self) -> str:
         """The text of a data.toml that says the names in force, to be put beside the files."""
@@ -160,7 +167,7 @@ def settle_columns(located: Located, *, columns: Mapping[str, str] | None = None
     items, item_mapping = _open_items(located.items, event_item=matched.get("item_id"), given=given)
     if located.items is not None and items is None:
         faults.append(_no_column("item_id", located.items))
-    has_position = "position" in raw.collect_schema()
+    key = "position" if "position" in raw.collect_schema() else ("timestamp" if rule else None)
     tables = Tables(
         events=_typed_events(raw, rule=rule),
         items=items,
@@ -168,7 +175,7 @@ def settle_columns(located: Located, *, columns: Mapping[str, str] | None = None
         files=(*located.events.files, *(located.items.files if located.items else ())),
         mapping=matched,
         item_mapping=item_mapping,
-        order=OrderRule("position" if has_position else ("timestamp" if rule else None)),
+        order=OrderRule(key, in_histories=bool(layout_note)),
         time_rule=rule,
         raw=located,
         notes=tuple(note for note in notes if note),

@@ -48,7 +48,7 @@ def repeated_events(tables: Tables, reporter: Reporter) -> list[Problem]:
     shown = ", ".join(name.removeprefix("read:") for name in keys)
     rule = Rule(
         "duplicate event", "item_id", pl.lit(value=True), f"these events repeat an earlier one in {shown}",
-        "nothing if both happened; otherwise remove them, or set the filter Dedupe in data.filters", "warning",
+        "nothing if both happened; otherwise remove them, or --set data.filters.dedupe=exact", "warning",
     )  # fmt: skip
     rows = events.filter(pl.col("place").is_in(places)).select("place", pl.col("item_id").alias("value"))
     return [reporter.problem(rule, rows.collect(engine="streaming").sort("place"), count=count)]

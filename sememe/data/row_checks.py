@@ -50,6 +50,22 @@ class Reporter:
         """The events table has a header and nothing else."""
         return Problem(self.events_name, "empty file", "there is a header and no row", "give at least one event")
 
+    def no_order(self) -> list[Problem]:
+        """A problem where nothing but the order of the file says what came after what."""
+        if self.tables.order.key is not None or self.tables.order.in_histories:
+            return []
+        unused = ", ".join(self.tables.unused_columns()) or "none"
+        return [
+            Problem(
+                self.events_name,
+                "no time and no position",
+                "the order of the file is taken as the order of events, and they cannot be split by time",
+                'name the time column: timestamp = "NAME" under [columns] in data.toml, or --column timestamp=NAME '
+                f"(columns that are not used: {unused})",
+                severity="warning",
+            )
+        ]
+
     def problem(self, rule: Rule, rows: pl.DataFrame, *, count: int, items: bool = False) -> Problem:
         """A problem of `count` rows, of which `rows` (place, value) are shown."""
         table = self.tables.raw.items if items else self.tables.raw.events
@@ -196,7 +212,7 @@ def lonely_users(tables: Tables, reporter: Reporter) -> SingleEvents:
     single = found.filter(pl.col("events") == 1)
     rule = Rule(
         "user with one event", "user_id", pl.lit(value=True), "one event has nothing before or after it to learn from",
-        "nothing, or set a filter: data.filters has MinLength and KCore", "warning",
+        "nothing, or set a filter: --set data.filters.min_length=N", "warning",
     )  # fmt: skip
     rows = single.bottom_k(EXAMPLES, by="place").sort("place")
     problems = [reporter.problem(rule, rows, count=single.height)] if single.height else []

@@ -109,7 +109,7 @@ def test_blank_lines_are_no_rows(tmp_path: Path):
 
 
 def test_an_id_that_is_no_id():
-    report = check_tables(pl.DataFrame({"user_id": [1.0, 1.0, 2.5], "item_id": [1, 2, 3]}))
+    report = check_tables(pl.DataFrame({"user_id": [1.0, 1.0, 2.5], "item_id": [1, 2, 3], "position": [0, 1, 2]}))
     assert (only(report).rule, only(report).row, only(report).examples[0].value) == ("null id", 3, "2.5")
 
 
@@ -118,13 +118,40 @@ def test_duplicate_events(tmp_path: Path):
     assert (problem.rule, problem.count, places(problem)) == ("duplicate event", 3, [6, 7, 8])
     assert problem.severity == "warning"
     assert "repeat an earlier one in user_id, item_id, timestamp" in problem.message
+    assert "or --set data.filters.dedupe=exact" in problem.fix
 
 
 def test_events_that_only_differ_in_kind_are_no_duplicates():
     frame = pl.DataFrame({"user_id": [1, 1], "item_id": [1, 1], "timestamp": [5, 5], "event_type": ["view", "buy"]})
     assert check_tables(frame).problems == ()
     assert only(check_tables(frame.drop("event_type"))).rule == "duplicate event"
-    assert check_tables(frame.select("user_id", "item_id")).problems == ()
+    assert only(check_tables(frame.select("user_id", "item_id"))).rule == "no time and no position"
+
+
+def test_neither_time_nor_position(tmp_path: Path):
+    path = write(tmp_path / "interactions.csv", (HEADER + GOOD).replace("timestamp", "when"))
+    report = check_tables(path)
+    problem = only(report)
+    assert (problem.rule, problem.severity, problem.file) == ("no time and no position", "warning", "interactions.csv")
+    assert problem.message.startswith("the order of the file is taken as the order of events")
+    assert 'timestamp = "NAME" under [columns] in data.toml, or --column timestamp=NAME' in problem.fix
+    assert "columns that are not used: when" in problem.fix
+    assert report.ok
+    assert report.render().endswith("usable: 0 kinds of error, 1 kinds of warning\n")
+    assert "\n    not used: when\n" in report.description
+    assert check_tables(path, columns={"timestamp": "when"}).problems == ()
+    assert "not used" not in check_tables(path, columns={"timestamp": "when"}).description
+
+
+def test_a_position_or_a_history_is_an_order():
+    frame = pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "position": [0, 1], "note": ["x", "y"]})
+    report = check_tables(frame)
+    assert report.problems == ()
+    assert "\n    not used: note\n" in report.description
+    for column in ("history", "item_id"):
+        report = check_tables(pl.DataFrame({"user_id": [1, 2], column: [["a", "b"], ["b", "a"]]}))
+        assert report.problems == ()
+        assert "order: events of a user are in the order of the histories" in report.description
 
 
 def test_items_against_events(tmp_path: Path):
@@ -191,7 +218,7 @@ def test_unparseable_json_lines(tmp_path: Path):
 
 
 def test_mixed_types_in_json(tmp_path: Path):
-    rows = [{"user_id": 1, "item_id": 5}, {"user_id": 1, "item_id": 6}, {"user_id": "1", "item_id": 7}]
+    rows = [{"user_id": user, "item_id": item, "position": item} for user, item in ((1, 5), (1, 6), ("1", 7))]
     path = write(tmp_path / "interactions.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     problem = only(check_tables(path))
     assert (problem.rule, problem.column, problem.row, problem.count) == ("mixed types", "user_id", 3, 1)
@@ -253,7 +280,7 @@ def test_rows_of_several_files_are_told_apart(tmp_path: Path):
 
 
 def test_parquet_rows_count_from_one(tmp_path: Path):
-    frame = pl.DataFrame({"user_id": ["a", None, "a"], "item_id": [1, 2, 3]})
+    frame = pl.DataFrame({"user_id": ["a", None, "a"], "item_id": [1, 2, 3], "position": [0, 1, 2]})
     frame.write_parquet(tmp_path / "interactions.parquet")
     problem = only(check_tables(tmp_path / "interactions.parquet"))
     assert (problem.rule, problem.place, problem.row) == ("null id", "row", 2)
