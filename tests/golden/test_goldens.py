@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sememe.cli.find_recipe import recipe_header, recipe_names
 from sememe.core.config import render
 from sememe.data.simulated_files import write_world
 from sememe.data.simulator import PlantedWorld
@@ -57,3 +58,17 @@ def test_fifty_steps_of_training_lose_what_they_lost_before(tmp_path: Path) -> N
     assert len(losses) == 10
     now, before = compare("tiger_debug_losses.json", json.dumps({str(k): round(v, 4) for k, v in losses.items()}))
     assert json.loads(now) == pytest.approx(json.loads(before), rel=0.01)
+
+
+def recipe_page() -> str:
+    """docs/recipes.md, from the headers of the recipe files."""
+    blocks = ["# Recipes\n\nFrom the headers of the files in `sememe/recipes`; `sememe show NAME` adds every setting."]
+    blocks += [f"## {name}\n\n```text\n{recipe_header(name).text}\n```" for name in recipe_names()]
+    return "\n\n".join(blocks) + "\n"
+
+
+def test_the_page_of_recipes_is_made_from_their_headers() -> None:
+    page = Path(__file__).parents[2] / "docs" / "recipes.md"
+    if os.environ.get("SEMEME_UPDATE_GOLDENS"):
+        page.write_text(recipe_page(), encoding="utf-8")
+    assert page.read_text(encoding="utf-8") == recipe_page()
