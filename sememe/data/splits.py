@@ -20,6 +20,8 @@ from sememe.data.ranges import chunks, count_items, flat_positions
 Protocol = Mapping[str, Any]
 """JSON-able: name, parameters, counts, left_out, notes."""
 
+_BY_ORDER = "use LeaveOneOut, which needs the order only: --set data.split.rule=leave_one_out"
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -100,7 +102,7 @@ class GlobalTime:
         if interactions.timestamps is None:
             raise DataError(
                 "a global time split needs a time for every event, and these interactions have no timestamps",
-                fix="name the time column of your file, or use LeaveOneOut, which needs the order only",
+                fix=f"name the time column of your file, or {_BY_ORDER}",
             )
         times = interactions.timestamps
         valid_from, test_from = _cut_times(times, valid_share=self.valid_share, test_share=self.test_share)
@@ -320,10 +322,11 @@ def _cut_times(times: Int64Array, *, valid_share: float, test_share: float) -> t
     valid_from, test_from = int(cuts[0]), int(cuts[1])
     later = _smallest_above(times, valid_from) if test_from == valid_from else test_from
     if later is None:
+        tied = int(np.sum(times == valid_from))
         raise DataError(
-            f"{1 - test_share:.0%} of the events happen at one and the same time, {valid_from} ms, so that time cannot "
-            "separate training from test",
-            fix="give finer timestamps, other shares, or use LeaveOneOut, which needs the order only",
+            "a global time split needs a time at which validation begins and a later one for the test, and both fall "
+            f"on the last of all times, {valid_from} ms, at which {tied} of {count} events happen",
+            fix=f"use more events, finer timestamps or larger shares, or {_BY_ORDER}",
         )
     return valid_from, later
 

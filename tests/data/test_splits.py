@@ -194,8 +194,14 @@ def test_check_no_leak_knows_the_clock():
 def test_what_a_split_cannot_do_is_said():
     with pytest.raises(DataError, match="no timestamps"):
         GlobalTime().split(log([[0, 1, 2]]))
-    with pytest.raises(DataError, match="one and the same time"):
+    with pytest.raises(DataError, match="the last of all times, 5 ms, at which 3 of 3 events happen"):
         GlobalTime().split(log([[0, 1, 2]], times=[[5, 5, 5]]))
+    # Events 5 of 0..5 open both periods: 6 * 0.8 and 6 * 0.9 both round to 5.
+    few = log([[0, 1, 2], [3, 4, 5]], times=[[1, 2, 3], [4, 5, 6]])
+    with pytest.raises(DataError, match="the last of all times, 6 ms, at which 1 of 6 events happen") as caught:
+        GlobalTime().split(few)
+    assert "use LeaveOneOut, which needs the order only: --set data.split.rule=leave_one_out" in caught.value.fix
+    assert GlobalTime(valid_share=0.2, test_share=0.2).split(few).protocol["parameters"]["valid_from_ms"] == 5
     with pytest.raises(DataError, match='event column "session"'):
         LastSession().split(log([[0, 1, 2]]))
     with pytest.raises(DataError, match="leaves no validation example"):
