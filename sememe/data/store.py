@@ -1,9 +1,10 @@
-"""Interactions and Catalog as plain files in a directory: .npy arrays that can be memory mapped, and Parquet.
+"""Interactions and Catalog as plain files in a directory: .npy arrays that can be memory mapped, Parquet, and JSON.
 
 The functions fill and read a directory that exists; `core.artifact` makes it atomic and checks it.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sememe.core.errors import ArtifactError
 from sememe.core.schema import Catalog, Interactions
 
 _INTERACTIONS = "interactions.json"
+_VOCABULARIES = "vocabularies.json"
 _CATALOG = "catalog.parquet"
 _VECTORS = "vectors.npy"
 _REMAKE = "make it again with `sememe run`"
@@ -48,6 +50,22 @@ def load_interactions(directory: Path, *, memory_map: bool) -> Interactions:
         timestamps=_load(directory / "timestamps.npy", memory_map=memory_map) if listing["has_timestamps"] else None,
         columns={name: _load(directory / f"column_{name}.npy", memory_map=memory_map) for name in listing["columns"]},
     )
+
+
+def save_vocabularies(directory: Path, vocabularies: Mapping[str, pl.Series]) -> None:
+    """Write what the codes in `Interactions.columns` mean into `directory`, which also may hold the interactions.
+
+    vocabularies: column -> the text of each code (String, no nulls), as in `Indexed.vocabularies`.
+    """
+    listing = {name: texts.to_list() for name, texts in vocabularies.items()}
+    text = json.dumps(listing, ensure_ascii=False, sort_keys=True, indent=0)
+    (directory / _VOCABULARIES).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def load_vocabularies(directory: Path) -> dict[str, pl.Series]:
+    """Read what `save_vocabularies` wrote: column -> the text of each code, as String series named by the column."""
+    listing = json.loads(_existing(directory / _VOCABULARIES).read_text(encoding="utf-8"))
+    return {name: pl.Series(name, texts, dtype=pl.String) for name, texts in listing.items()}
 
 
 def save_catalog(directory: Path, catalog: Catalog) -> None:

@@ -9,7 +9,16 @@ import pytest
 from sememe.core.artifact import read_artifact, write_artifact
 from sememe.core.errors import ArtifactError
 from sememe.core.schema import Catalog, Interactions
-from sememe.data.store import load_catalog, load_interactions, save_catalog, save_interactions
+from sememe.data.index import build_interactions
+from sememe.data.readers import open_tables
+from sememe.data.store import (
+    load_catalog,
+    load_interactions,
+    load_vocabularies,
+    save_catalog,
+    save_interactions,
+    save_vocabularies,
+)
 
 LOG = Interactions(
     offsets=np.array([0, 2, 3], np.int64),
@@ -55,6 +64,41 @@ def test_catalogues_come_back_equal(tmp_path: Path):
     np.testing.assert_array_equal(loaded.vectors, CATALOG.vectors)
     (tmp_path / "vectors.npy").unlink()
     assert load_catalog(tmp_path).vectors is None
+
+
+def test_vocabularies_come_back_equal(tmp_path: Path):
+    frame = pl.DataFrame(
+        {
+            "user_id": [1, 1, 1],
+            "item_id": [1, 2, 3],
+            "position": [0, 1, 2],
+            "event_type": ["view", "buy", None],
+            "query": ["line\nbreak", 'quote "é" 👟', ""],
+            "session_id": ["s2", "s1", "s1"],
+        }
+    )
+    indexed = build_interactions(open_tables(frame))
+    save_vocabularies(tmp_path, indexed.vocabularies)
+    loaded = load_vocabularies(tmp_path)
+    assert set(loaded) == {"event_type", "query", "session"}
+    for name, texts in loaded.items():
+        assert texts.equals(indexed.vocabularies[name])
+        assert texts.dtype == pl.String
+        assert texts.name == name
+    codes = indexed.interactions.columns["event_type"].tolist()
+    assert [None if code < 0 else loaded["event_type"][code] for code in codes] == ["view", "buy", None]
+    written = (tmp_path / "vocabularies.json").read_bytes()
+    save_vocabularies(tmp_path, dict(reversed(indexed.vocabularies.items())))
+    assert (tmp_path / "vocabularies.json").read_bytes() == written, "the order of the mapping does not matter"
+
+
+def test_no_vocabularies(tmp_path: Path):
+    with pytest.raises(ArtifactError, match=r"vocabularies\.json is missing"):
+        load_vocabularies(tmp_path)
+    save_vocabularies(tmp_path, {})
+    assert load_vocabularies(tmp_path) == {}
+    save_vocabularies(tmp_path, {"query": pl.Series([], dtype=pl.String)})
+    assert load_vocabularies(tmp_path)["query"].dtype == pl.String
 
 
 def test_both_live_in_one_artifact(tmp_path: Path):
