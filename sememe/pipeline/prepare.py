@@ -17,7 +17,7 @@ from sememe.data.dropped import Dropped
 from sememe.data.index import build_interactions
 from sememe.data.readers import Tables, open_tables
 from sememe.data.splits import Examples, Split, check_no_leak
-from sememe.data.store import load_catalog, load_interactions, save_catalog, save_interactions
+from sememe.data.store import load_catalog, load_interactions, save_catalog, save_interactions, save_vocabularies
 from sememe.pipeline.recipe import DataPlan, Recipe
 from sememe.pipeline.stages import StageStore, Workbench
 from sememe.sid.report import sid_report
@@ -161,6 +161,7 @@ def _make_data(bench: Workbench, tables: Tables, plan: DataPlan, *, resolved: Re
         raise DataError("no event is left after reading and filtering", fix="see `sememe check` and data.filters")
     save_interactions(bench.target, interactions)
     save_catalog(bench.target, catalog)
+    save_vocabularies(bench.target, indexed.vocabularies)
     return {
         "dataset": resolved.spec.name if resolved.spec else None,
         "users": interactions.num_users,
