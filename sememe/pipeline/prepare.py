@@ -80,7 +80,7 @@ def prepare_world(stages: StageStore, plan: DataPlan, *, source: Any, columns: M
         inputs={"data": data.content_hash},
         make=lambda bench: _make_split(bench, interactions, plan, benchmark=resolved.spec is not None),
     )
-    stages.say(f"  split: {json.dumps(split_manifest.meta['result']['protocol'])}")
+    stages.say(_describe_split(split_manifest.meta["result"]["protocol"]))
     return open_world(data, split_manifest)
 
 
@@ -216,6 +216,18 @@ def _make_codes(bench: Workbench, recipe: Recipe, vectors: FloatArray, *, seed: 
     (bench.target / "report.json").write_text(json.dumps(report.to_json(), indent=2), encoding="utf-8")
     (bench.target / "report.txt").write_text(report.render() + "\n", encoding="utf-8")
     return {"codebook_sizes": list(codes.codebook_sizes)}
+
+
+def _describe_split(protocol: Mapping[str, Any]) -> str:
+    counts = protocol["counts"]
+    lines = [
+        f"  {protocol['name']}: {counts['train_events']:,} training events, {counts['valid_users']:,} validation and "
+        f"{counts['test_users']:,} test users"
+    ]
+    lines += [f"  left out: {count:,} {reason}" for reason, count in protocol["left_out"].items() if count]
+    if counts["test_cold_targets"]:
+        lines.append(f"  note: {counts['test_cold_targets']:,} test targets never occur in training")
+    return "\n".join(lines)
 
 
 def _describe(result: Mapping[str, Any]) -> str:
