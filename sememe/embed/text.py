@@ -134,7 +134,7 @@ def _embed_unique(texts: list[str], encode: Any, *, name: str) -> FloatArray:
     if not unique:
         raise DataError(
             "no item of the catalogue has any text to embed",
-            fix="give items a title or another text column, or take collaborative vectors instead (CooccurrenceSvd)",
+            fix="give items a title or another text column, or use the recipe tiger_collab, which needs no text",
         )
     started = time.monotonic()
     encoded = encode(unique)
@@ -155,6 +155,8 @@ def load_sentence_encoder(name: str) -> Any:
     Raises MissingExtraError without sentence-transformers, ConfigError where the model is nowhere to be had.
     """
     library = _import("sentence_transformers", extra="text", purpose="TextEmbedder")
+    # Its bar for reading one local file only clutters logs.
+    importlib.import_module("transformers.utils.logging").disable_progress_bar()
     if Path(name).expanduser().is_dir():
         return library.SentenceTransformer(str(Path(name).expanduser()))
     if name.removeprefix("sentence-transformers/") == PACKAGED_MODEL and importlib.util.find_spec(PACKAGE) is not None:
