@@ -1,0 +1,77 @@
+"""kill -9 at any moment, start again: the end is that of a run that nobody disturbed, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import killed_run
+import pytest
+from safetensors.numpy import load_file
+
+from sememe.core.config import to_tree
+from sememe.pipeline.recipe import Recipe
+
+MOMENTS = (
+    r"open .*/\.data-.*\.tmp/items\.npy",  # a stage is half written
+    r"rename .*/\.split-[^/]*\.tmp",  # written, not yet in its place
+    r"rename .*/\.step-000000001\..*",  # before the first checkpoint is whole
+    r"remove .*/step-000000002\.safetensors",  # one checkpoint too many
+    r"rename .*/\.best-000000006\..*",  # validated, the best weights not kept yet
+    r"rename .*/\.step-000000006\..*",  # the best weights kept, the step that they belong to not
+    r"rename .*\.work/\.final\..*",
+    r"remove .*/checkpoints/best-.*",  # trained; the checkpoints are being cleared away
+    r"rename .*/\.model-tiny-[^/]*\.tmp",  # trained and copied, not yet in its place
+    r"open .*/\.evaluation-tiny-.*\.tmp/rows\.json",
+    r"open .*/\.run\.json\..*",  # metrics.json is there, run.json is not
+)
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny: Recipe) -> Recipe:
+    """With dropout, which a resumed training must draw anew as it was, and a checkpoint after every step."""
+    assert tiny.train is not None
+    return replace(
+        tiny,
+        model=replace(tiny.model, dropout=0.1),
+        train=replace(tiny.train, checkpoint_every_seconds=0.0),
+        baselines=tiny.baselines[:1],
+    )
+
+
+def run_both(recipe: Recipe, data: Path, folder: Path) -> list[int]:
+    """Make `folder`/whole and `folder`/broken; how each attempt at the broken run ended: the signal, or 0."""
+    (folder / "recipe.json").write_text(json.dumps(to_tree(recipe)))
+    done = subprocess.run(
+        [sys.executable, killed_run.__file__, str(data), str(folder), *MOMENTS],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ends: list[int] = json.loads((folder / "ends.json").read_text())
+    return ends
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
+    recipe: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    ends = run_both(recipe, world_files, tmp_path)
+    assert dict(zip((*MOMENTS, "end"), ends, strict=True)) == {**dict.fromkeys(MOMENTS, signal.SIGKILL), "end": 0}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert (broken / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+    stages = sorted(path.name for path in (whole / "stages").iterdir())
+    # Also says that nothing half-written is left: those names begin with a dot.
+    assert sorted(path.name for path in (broken / "stages").iterdir()) == stages
+    weights = sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors"))
+    assert len(weights) >= 4
+    for file in weights:
+        assert (broken / file).read_bytes() == (whole / file).read_bytes(), file
+    trained = next(path for path in weights if "model-tiny" in str(path))
+    assert all(array.any() for array in load_file(broken / trained).values())
+    assert not [path for path in broken.rglob(".*") if path.name != ".lock"]
