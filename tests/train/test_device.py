@@ -1,3 +1,5 @@
+import platform
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sememe.train.device import (
     choose_precision,
     default_threads,
     describe_machine,
+    keep_freed_memory,
     reproducible,
     resolve_device,
     to_tensors,
@@ -16,6 +19,10 @@ from sememe.train.device import (
 )
 
 CPU = torch.device("cpu")
+
+
+def test_freed_memory_is_kept_where_the_c_library_can() -> None:
+    assert keep_freed_memory() is (platform.libc_ver()[0] == "glibc")
 
 
 def test_devices_are_found_or_refused_by_name():
