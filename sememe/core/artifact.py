@@ -89,6 +89,7 @@ def is_artifact(path: Path) -> bool:
 
 def write_file(path: Path, content: str) -> None:
     """Write text so that a crash leaves either the old file or the new one."""
+    _sweep(path)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     temporary.write_text(content, encoding="utf-8")
     _fsync(temporary)
@@ -169,7 +170,10 @@ def _sweep(path: Path) -> None:
     for leftover in path.parent.glob(f".{path.name}.*.*"):
         process = leftover.suffixes[-2].removeprefix(".") if len(leftover.suffixes) > 1 else ""
         if process.isdecimal() and (int(process) == os.getpid() or not _is_running(int(process))):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:

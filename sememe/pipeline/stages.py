@@ -61,12 +61,14 @@ class StageStore:
         }
         recipe = {"stage": name, "settings": described, "inputs": dict(inputs)}
         path = self.root / f"{name}-{_digest(recipe)}"
+        scratch = self.root / f".{path.name}.work"
         if is_artifact(path):
+            # A kill between the artifact's last rename and the removal below leaves the scratch behind.
+            shutil.rmtree(scratch, ignore_errors=True)
             self.say(f"{name}: unchanged, reused")
             return read_artifact(path, kind=name)
         self.say(f"{name}: {self._reason(name, described, inputs)}")
         started = time.monotonic()
-        scratch = self.root / f".{path.name}.work"
         scratch.mkdir(parents=True, exist_ok=True)
         found: dict[str, Any] = {"recipe_hash": self.recipe_hash, "settings": described, "inputs": dict(inputs)}
         with write_artifact(path, kind=name, meta=found) as target:

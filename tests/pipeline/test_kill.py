@@ -18,6 +18,7 @@ from sememe.pipeline.recipe import Recipe
 MOMENTS = (
     r"open .*/\.data-.*\.tmp/items\.npy",  # a stage is half written
     r"rename .*/\.split-[^/]*\.tmp",  # written, not yet in its place
+    r"shutil\.rmtree .*/\.split-[^/]*\.work",  # in its place, its scratch still there
     r"rename .*/\.step-000000001\..*",  # before the first checkpoint is whole
     r"remove .*/step-000000002\.safetensors",  # one checkpoint too many
     r"rename .*/\.best-000000006\..*",  # validated, the best weights not kept yet
@@ -26,6 +27,7 @@ MOMENTS = (
     r"remove .*/checkpoints/best-.*",  # trained; the checkpoints are being cleared away
     r"rename .*/\.model-tiny-[^/]*\.tmp",  # trained and copied, not yet in its place
     r"open .*/\.evaluation-tiny-.*\.tmp/rows\.json",
+    r"rename .*/\.metrics\.json\..*",  # written, not yet in its place
     r"open .*/\.run\.json\..*",  # metrics.json is there, run.json is not
 )
 
