@@ -1,7 +1,7 @@
 """Write what a finished run measured to a file that can be committed, with the machine, the commit and the date.
 
     sememe run tiger@small --data amazon2014_beauty --out runs/tiger_beauty
-    python benchmarks/quality/record.py runs/tiger_beauty --name tiger_small_beauty
+    python -m benchmarks.quality.record runs/tiger_beauty --name tiger_small_beauty
 
 writes tiger_small_beauty.json (command, settings, table, paired comparison, seconds per stage, learning curve) and,
 where a network was trained, tiger_small_beauty.svg (the learning curves) beside this file.

@@ -13,7 +13,7 @@ model, H heads, E width of one head.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from sememe.core.errors import ConfigError
 from sememe.core.schema import Codes, ModelInputs
 from sememe.core.seeding import derive_seed
+from sememe.models.encdec_search import SearchState
 from sememe.models.tokens import START, TokenTable
 from sememe.nn.attention import RelativeBias, causal_bias, padding_bias
 from sememe.nn.blocks import BlockShape, CrossMemory, DecoderBlock, EncoderBlock
@@ -74,18 +75,6 @@ class EncDec:
                 f"position_buckets is {self.position_buckets} and max_distance {self.max_distance}",
                 fix="use at least 4 buckets and a distance above half of them; T5 has 32 and 128",
             )
-
-
-@dataclass(eq=False)
-class SearchState:
-    """What decoding remembers about N histories and the beams that grow from them."""
-
-    memory: tuple[Tensor, ...]
-    """2 * layers tensors (N, H, S, E): cross-attention keys and values, one copy per row whatever the beam width."""
-    memory_bias: Tensor | None
-    """(N, 1, 1, S), None where no row is padded."""
-    past: list[Tensor] = field(default_factory=list)
-    """Per decoded position (N, B, layers, 2, H, E): self-attention keys and values; B is 1 at the first position."""
 
 
 class EncDecModel(nn.Module):
@@ -151,7 +140,9 @@ class EncDecModel(nn.Module):
         """Read N histories once, for `step`; no gradients.  batch: "history" (N, T), "user" (N,)."""
         assert not self.training, "decoding needs model.eval(): dropout would make the search random"
         memory, memory_bias = self._read(batch)
-        return SearchState(memory, memory_bias)
+        blocks = (cast(DecoderBlock, block) for block in self.decoder)
+        bias = self.decoder_bias(len(self.codebook_sizes))
+        return SearchState.start(blocks, memory=memory, memory_bias=memory_bias, bias=bias)
 
     @torch.no_grad()
     def step(self, state: SearchState, codes: Tensor | None = None, parents: Tensor | None = None) -> Tensor:
@@ -161,16 +152,15 @@ class EncDecModel(nn.Module):
         each live beam, `parents` (N, B) int64 the beam of the previous call each comes from -> (N, B, K of level l).
         The state moves on to the beams given.
         """
-        level = len(state.past)
+        level = state.level
         if codes is None or parents is None:
             assert level == 0, "only the first step has no beams"
             tokens = torch.full((len(state.memory[0]), 1), START, device=self.tokens.embedding.device)
         else:
             assert 0 < level < len(self.codebook_sizes), "one step per code level"
             tokens = self.tokens.code_tokens(codes, level=level - 1)
-            # All beams share the first position, which therefore never moves.
-            state.past[1:] = [_select_beams(past, parents) for past in state.past[1:]]
-        states = self._advance(state, self.tokens(tokens))
+            state.follow(parents)
+        states = state.advance(self.tokens(tokens))
         return self._logits(self.decoder_norm(states), level=level).float().log_softmax(-1)
 
     def _read(self, batch: Mapping[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor | None]:
@@ -188,30 +178,6 @@ class EncDecModel(nn.Module):
             states = block(states, bias)
         return self.memory(self.dropout(self.encoder_norm(states))), memory_bias
 
-    def _advance(self, state: SearchState, states: Tensor) -> Tensor:
-        """Run the decoder layers on one position per beam, (N, B, D) -> (N, B, D), and remember its keys and values."""
-        level = len(state.past)
-        bias = self.decoder_bias(level + 1, first_query=level)[0, :, 0]
-        fresh = []
-        for layer, block in enumerate(self.decoder):
-            states, own = cast(DecoderBlock, block).advance(
-                states,
-                [past[:, :, layer] for past in state.past],
-                bias=bias,
-                memory=(state.memory[2 * layer], state.memory[2 * layer + 1]),
-                memory_bias=state.memory_bias,
-            )
-            fresh.append(own)
-        state.past.append(torch.stack(fresh, 2))
-        return states
-
     def _logits(self, states: Tensor, *, level: int) -> Tensor:
         """(..., D) -> (..., K of the level)."""
         return F.linear(states, self.head_weight(level))
-
-
-def _select_beams(past: Tensor, parents: Tensor) -> Tensor:
-    """past (N, A, ...) and parents (N, B) in 0..A-1 -> (N, B, ...): whole rows are copied, which is fastest."""
-    rows, beams, *rest = past.shape
-    first = torch.arange(rows, device=past.device)[:, None] * beams
-    return past.flatten(0, 1).index_select(0, (first + parents).flatten()).view(*parents.shape, *rest)

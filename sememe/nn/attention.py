@@ -8,6 +8,7 @@ Shape legend: N rows, H heads, Q query positions, S key positions, E width of on
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +50,23 @@ class RelativeBias(nn.Module):
 
     def forward(self, keys: int, *, first_query: int = 0) -> Tensor:
         """(1, H, Q, S) biases of the queries at positions first_query..keys-1 against the keys 0..keys-1."""
-        positions = torch.arange(keys, device=self.weight.device)
-        buckets = relative_buckets(
-            positions[None, :] - positions[first_query:, None],
+        buckets = _buckets(
+            keys,
             bidirectional=self.bidirectional,
             buckets=len(self.weight),
             max_distance=self.max_distance,
+            device=self.weight.device,
         )
-        return F.embedding(buckets, self.weight).permute(2, 0, 1).unsqueeze(0)
+        return F.embedding(buckets[first_query:], self.weight).permute(2, 0, 1).unsqueeze(0)
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(mode=False)
+def _buckets(length: int, *, bidirectional: bool, buckets: int, max_distance: int, device: torch.device) -> Tensor:
+    """(length, length) buckets of key positions (columns) seen from query positions; never changes, so kept."""
+    positions = torch.arange(length, device=device)
+    relative = positions[None, :] - positions[:, None]
+    return relative_buckets(relative, bidirectional=bidirectional, buckets=buckets, max_distance=max_distance)
 
 
 def padding_bias(valid: Tensor) -> Tensor:
@@ -89,6 +99,10 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None
     queries: (N, H, Q, E), keys and values: (N, H, S, E), bias: broadcastable to (N, H, Q, S) or None.
     dropout: share of attention weights set to zero; 0 outside training.  Returns (N, H, Q, E).
     """
+    if dropout == 0.0 and not torch.is_grad_enabled():
+        # One fused pass, 10-30 % faster on CPUs; its gradients would not reach the bias.
+        mask = None if bias is None else bias.to(queries.dtype)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
     scores = queries @ keys.transpose(-1, -2)
     if bias is not None:
         scores += bias.to(scores.dtype)
@@ -101,9 +115,11 @@ def attend_own(queries: Tensor, keys: list[Tensor], values: list[Tensor], *, bia
     queries: (N, B, H, E); keys and values: one tensor per position, (N, B, H, E) or (N, 1, H, E) where all beams share
     it; bias: (H, positions).  Returns (N, B, H, E).  Products and sums, since matrices of so few rows are slower.
     """
+    if len(keys) == 1:
+        return values[0].expand_as(queries)
     scores = torch.stack([(queries * key).sum(-1) for key in keys], -1) + bias.to(queries.dtype)
     weights = scores.softmax(-1)
     mixed = weights[..., :1] * values[0]
     for position, value in enumerate(values[1:], start=1):
-        mixed = mixed + weights[..., position : position + 1] * value
+        mixed.addcmul_(weights[..., position : position + 1], value)
     return mixed

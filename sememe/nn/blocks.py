@@ -9,11 +9,10 @@ Shape legend: N rows, S positions, D width of the model, H heads, E width of one
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sememe.nn.attention import attend, attend_own, merge_heads, split_heads
+from sememe.nn.attention import attend, merge_heads, split_heads
 from sememe.nn.dropout import Dropout
 from sememe.nn.norm import RmsNorm
 
@@ -156,28 +155,6 @@ class DecoderBlock(nn.Module):
 
         bias: causal, broadcastable to (N, H, L, L); memory: keys and values (N, H, S, E); memory_bias: (N, 1, 1, S).
         """
-        return self._read(self.attention(states, bias), memory, memory_bias)
-
-    def advance(
-        self,
-        states: Tensor,
-        past: list[Tensor],
-        *,
-        bias: Tensor,
-        memory: tuple[Tensor, Tensor],
-        memory_bias: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The next position of B beams per row, (N, B, D) -> (N, B, D) and its keys and values (N, B, 2, H, E).
-
-        past: keys and values of each earlier position, (N, B, 2, H, E) or (N, 1, 2, H, E); bias: (H, positions so far).
-        """
-        queries, keys, values = (part.transpose(1, 2) for part in self.attention.project(states))
-        own = torch.stack([keys, values], 2)
-        pairs = [*past, own]
-        attended = attend_own(queries, [p[:, :, 0] for p in pairs], [p[:, :, 1] for p in pairs], bias=bias)
-        return self._read(self.attention.close(states, attended.transpose(1, 2)), memory, memory_bias), own
-
-    def _read(self, states: Tensor, memory: tuple[Tensor, Tensor], memory_bias: Tensor | None) -> Tensor:
         keys, values = memory
-        changed: Tensor = self.feed_forward(self.cross(states, keys, values, memory_bias))
+        changed: Tensor = self.feed_forward(self.cross(self.attention(states, bias), keys, values, memory_bias))
         return changed

@@ -78,6 +78,16 @@ def test_a_masked_key_has_no_influence_and_a_row_without_keys_is_finite() -> Non
     assert out.isfinite().all()
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_fused_pass_without_gradients_equals_the_plain_one(masked: bool) -> None:
+    torch.manual_seed(0)
+    queries, keys, values = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
+    bias = torch.randn(1, 3, 5, 7) + padding_bias(torch.arange(7) < torch.tensor([[7], [4]])) if masked else None
+    plain = attend(queries, keys, values, bias=bias, dropout=0.0)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(queries, keys, values, bias=bias, dropout=0.0), plain)
+
+
 def test_dropout_removes_the_stated_share_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
     zeros, ones = torch.zeros(1, 1, 200, 4), torch.ones(1, 1, 500, 4)

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from sememe.nn.attention import causal_bias
-from sememe.nn.blocks import BlockShape, CrossMemory, DecoderBlock, FeedForward, SelfAttention
+from sememe.nn.blocks import BlockShape, CrossMemory, FeedForward, SelfAttention
 
 SHAPE = BlockShape(d_model=6, heads=2, head_dim=4, ff=10, dropout=0.0)
 
@@ -45,25 +44,6 @@ def test_memory_is_one_projection_per_layer_and_kind() -> None:
     assert len(parts) == 4
     for part, weight in zip(parts, memory.project.weight.chunk(4), strict=True):
         torch.testing.assert_close(part, (encoded @ weight.T).view(2, 5, 2, 4).transpose(1, 2))
-
-
-def test_decoder_block_advances_to_what_it_computes_at_once() -> None:
-    torch.manual_seed(0)
-    block, states, bias = DecoderBlock(SHAPE), torch.randn(2, 3, 6), torch.randn(1, 2, 3, 3)
-    keys, values = torch.randn(2, 2, 2, 5, 4).unbind()
-    causal = bias + causal_bias(3, device=states.device)
-    expected = block(states, causal, (keys, values), None)
-    past: list[torch.Tensor] = []
-    for position in range(3):
-        out, own = block.advance(
-            states[:, position : position + 1],
-            past,
-            bias=bias[0, :, position, : position + 1],
-            memory=(keys, values),
-            memory_bias=None,
-        )
-        past.append(own)
-        torch.testing.assert_close(out[:, 0], expected[:, position])
 
 
 def test_initial_scores_and_widths_are_those_of_t5() -> None:
