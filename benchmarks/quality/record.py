@@ -21,8 +21,8 @@ from sememe.core.artifact import MANIFEST
 HERE = Path(__file__).resolve().parent
 
 
-def record(run: Path, *, name: str) -> None:
-    """Collect the run directory `run` into `name`.json and `name`.svg."""
+def record(run: Path, *, name: str, note: str) -> None:
+    """Collect the run directory `run` into `name`.json and `name`.svg; `note` says what the command does not."""
     description = json.loads((run / "run.json").read_text())
     metrics = json.loads((run / "metrics.json").read_text())
     curves = {}
@@ -40,6 +40,7 @@ def record(run: Path, *, name: str) -> None:
     content = {
         **header("torch", "numpy", "polars"),
         "command": command,
+        "note": note,
         "recipe_hash": description["recipe_hash"],
         "seconds_per_stage": seconds,
         "protocol": metrics["protocol"],
@@ -91,5 +92,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--note", default="")
     arguments = parser.parse_args()
-    record(arguments.run, name=arguments.name)
+    record(arguments.run, name=arguments.name, note=arguments.note)
