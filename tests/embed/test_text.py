@@ -13,6 +13,7 @@ import pytest
 
 from sememe.core.errors import ConfigError, DataError, MissingExtraError
 from sememe.core.schema import Catalog, Interactions
+from sememe.embed import text
 from sememe.embed.text import StaticTextEmbedder, TextEmbedder, item_texts, load_sentence_encoder
 
 NO_EVENTS = Interactions(np.zeros(1, np.int64), np.zeros(0, np.int32), pl.Series([], dtype=pl.Int64), pl.Series([1]))
