@@ -5,9 +5,9 @@ self-attention, one embedding table for input and output.  Changed: pre-norm blo
 feed-forward; histories are left-aligned; trained with the full softmax over all items instead of sampled binary
 cross-entropy, which is worth 20 to 40 % (Klenitskiy and Vasilev, "Turning Dross Into Gold Loss: is BERT4Rec really
 better than SASRec?", RecSys 2023).  The table starts at a standard deviation of D^-0.5 and inputs are scaled by D^0.5
-(Vaswani et al. 2017), so that an item outweighs what untrained layers add to it.  A linear map, at first the identity,
-stands between the last norm and the table: without it an item that was just read scores itself high, although people
-seldom take the same thing twice.
+(Vaswani et al. 2017), so that an item outweighs what untrained layers add to it.  Added: one learned number for
+items of the history, since with one table for input and output an item that was just read scores itself high, although
+in most data people do not take the same thing twice; the number learns how it is in the data at hand.
 
 Shape legend: N rows, T positions, I items, D model width.
 """
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sememe.core.errors import ConfigError
-from sememe.core.schema import ModelInputs
+from sememe.core.schema import PAD, ModelInputs
 from sememe.core.seeding import derive_seed
 from sememe.nn.causal import CausalBlock, initialize, last_position
 
@@ -35,6 +35,8 @@ class SasRec:
     dropout: float = 0.5
     max_history: int = 50
     """Longest history that has positions; batches must not be longer."""
+    repeat_bias: bool = True
+    """Learn a number that is added to the scores of all items of the history."""
 
     def build(self, inputs: ModelInputs, *, seed: int) -> "SasRecModel":
         """A model with fresh weights; equal seeds give equal weights.  Raises ConfigError for sizes that cannot be."""
@@ -66,25 +68,32 @@ class SasRecModel(nn.Module):
             for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.d_model)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
         self.dropout = nn.Dropout(config.dropout)
+        self.repeat_bias = nn.Parameter(torch.zeros(1)) if config.repeat_bias else None
         initialize(self)
         nn.init.normal_(self.items.weight, std=config.d_model**-0.5)
-        nn.init.eye_(self.out.weight)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Contextual vectors of every position, and the vectors of all items to compare them with.
 
         batch: "history" (N, T) item indices, left-aligned, PAD after the end.
         Returns "hidden" (N, T, D), what comes after each position, and "item_weights" (I, D); the score of an item is
-        their dot product.  Positions at PAD hold numbers without meaning.
+        their dot product, plus "repeat_bias" (1,), where that is there, for items up to the position.  Positions at PAD
+        hold numbers without meaning.
         """
-        return {"hidden": self._hidden(batch["history"]), "item_weights": self.items.weight}
+        outputs = {"hidden": self._hidden(batch["history"]), "item_weights": self.items.weight}
+        return outputs if self.repeat_bias is None else outputs | {"repeat_bias": self.repeat_bias}
 
     def score_items(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """(N, I) float32 scores of every item as the next after the last of "lengths"; all 0 for an empty history."""
-        state = last_position(self._hidden(batch["history"]), batch["lengths"])
-        return (state @ self.items.weight.T).float()
+        """(N, I) float32 scores of every item as the one after the last of "lengths"; all 0 for an empty history."""
+        history = batch["history"]
+        scores = (last_position(self._hidden(history), batch["lengths"]) @ self.items.weight.T).float()
+        if self.repeat_bias is None:
+            return scores
+        # One more column takes the padding; an item that is there twice gets the number once.
+        read = scores.new_zeros(len(scores), scores.shape[1] + 1)
+        read.scatter_(1, torch.where(history == PAD, scores.shape[1], history), 1.0)
+        return scores + read[:, :-1] * self.repeat_bias.float()
 
     def _hidden(self, history: Tensor) -> Tensor:
         length = history.shape[1]
@@ -98,5 +107,5 @@ class SasRecModel(nn.Module):
         states = self.dropout(states + self.positions.weight[:length])
         for block in self.blocks:
             states = block(states)
-        hidden: Tensor = self.out(self.norm(states))
+        hidden: Tensor = self.norm(states)
         return hidden

@@ -4,7 +4,10 @@ The plain formula is `F.cross_entropy(hidden @ item_weights.T, targets)`.  Kept:
 logits of a few positions at a time, and their gradient is taken while they are in the cache (as in the fused losses of
 Hsu et al., "Liger Kernel", 2024), so that the (positions, items) matrix never exists.
 
-Shape legend: N rows, T positions, P positions with a target, C positions of a chunk, I items, D model width.
+Added: a model may give one number, "repeat_bias", for its scores of items that the row has read up to the position.
+
+Shape legend: N rows, T positions, P positions with a target, C positions of a chunk, I items, R pairs of a position and
+an item read up to there, D model width.
 """
 
 from collections.abc import Mapping
@@ -30,7 +33,11 @@ class FullSoftmax:
     """Share of the target spread evenly over all items, 0 <= share < 1."""
 
     def __call__(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
-        """outputs: "hidden" (N, T, D), "item_weights" (I, D); batch: "targets" (N, T) item indices, PAD where none."""
+        """The loss of one batch.
+
+        outputs: "hidden" (N, T, D), "item_weights" (I, D), optionally "repeat_bias" (1,).
+        batch: "targets" (N, T) item indices, PAD where none; with a repeat bias also "history" (N, T), the items read.
+        """
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(
                 f"label_smoothing is {self.label_smoothing}, and must be at least 0 and below 1",
@@ -38,56 +45,87 @@ class FullSoftmax:
             )
         targets = batch["targets"].flatten()
         places = (targets != PAD).nonzero().squeeze(1)
+        assert len(places), "a batch has at least one target"
         hidden = outputs["hidden"].flatten(0, 1).index_select(0, places)
-        return cross_entropy(
-            hidden, outputs["item_weights"], targets.index_select(0, places), smoothing=self.label_smoothing
+        bias = outputs.get("repeat_bias")
+        pairs = None if bias is None else items_read(batch["history"]).flatten(0, 1).index_select(0, places)
+        loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden, outputs["item_weights"], targets.index_select(0, places), self.label_smoothing, bias, pairs
         )
+        return loss
 
 
-def cross_entropy(hidden: Tensor, weights: Tensor, targets: Tensor, *, smoothing: float) -> Tensor:
-    """Mean cross-entropy of the softmax over hidden @ weights.T.
+def items_read(history: Tensor) -> Tensor:
+    """(N, T, T): for every position the items up to and with its own, each once, and PAD in the other places.
 
-    hidden: (P, D), P >= 1; weights: (I, D); targets: (P,) in 0..I-1.
+    history: (N, T) item indices, PAD where none.
     """
-    assert len(targets), "a batch has at least one target"
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weights, targets, smoothing)  # type: ignore[no-untyped-call]
-    return loss
+    length = history.shape[1]
+    up_to = torch.ones(length, length, dtype=torch.bool, device=history.device).tril()
+    again = (history.unsqueeze(2) == history.unsqueeze(1)) & up_to.tril(-1)
+    first_time = history.masked_fill(again.any(2), PAD)
+    return first_time.unsqueeze(1).masked_fill(~up_to, PAD)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Takes both gradients in the forward pass, for a loss whose own gradient is a number.
+    """Takes all gradients in the forward pass, for a loss whose own gradient is a number.
 
     With e = exp(logits - max) and z = sum(e), d loss / d logits is e / z - (1 - s) onehot(target) - s / I.  Only e is
     as large as the logits; 1 / z, the one-hot and the constant are applied to its products with the vectors.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weights: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weights: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        bias: Tensor | None,
+        read: Tensor | None,
+    ) -> Tensor:
+        """hidden: (P, D); weights: (I, D); targets: (P,); bias: (1,); read: (P, T) items, PAD where none."""
         positions, items = len(hidden), len(weights)
         chunk = max(1, CHUNK_LOGITS // items)
         even = weights.mean(0)
         total = torch.zeros((), dtype=torch.promote_types(weights.dtype, torch.float32), device=hidden.device)
         hidden_grad, weights_grad = torch.empty_like(hidden), torch.zeros_like(weights)
+        bias_grad = torch.zeros_like(total)
         for start in range(0, positions, chunk):
             states, wanted = hidden[start : start + chunk], targets[start : start + chunk]
             logits = (states @ weights.T).to(total.dtype)
+            pairs = None if read is None else _pairs(read[start : start + chunk])
+            if bias is not None and pairs is not None:
+                logits[pairs] += bias.to(logits.dtype)
+                total -= smoothing * bias.squeeze().to(total.dtype) * (len(pairs[0]) / items)
             right = logits.gather(1, wanted.unsqueeze(1)).squeeze(1)
             largest = logits.amax(1, keepdim=True)
             powers = logits.sub_(largest).exp_()
             sums = powers.sum(1, keepdim=True)
             normalizer = (largest + sums.log()).squeeze(1)
             total += (normalizer - (1.0 - smoothing) * right - smoothing * (states @ even)).sum()
+            if pairs is not None:
+                hits = (pairs[1] == wanted[pairs[0]]).sum()
+                share = (powers[pairs] / sums.squeeze(1)[pairs[0]]).sum()
+                bias_grad += share - (1.0 - smoothing) * hits - smoothing * (len(pairs[0]) / items)
             powers = powers.to(states.dtype)
             pull = (1.0 - smoothing) * weights[wanted] + smoothing * even
             hidden_grad[start : start + chunk] = (powers @ weights) / sums - pull
             weights_grad += powers.T @ (states / sums).to(states.dtype)
         weights_grad.index_add_(0, targets, hidden.to(weights.dtype), alpha=smoothing - 1.0)
         weights_grad -= (smoothing / items) * hidden.sum(0)
-        ctx.save_for_backward(hidden_grad.div_(positions), weights_grad.div_(positions))
+        grads = [hidden_grad, weights_grad] if bias is None else [hidden_grad, weights_grad, bias_grad.to(bias).view(1)]
+        ctx.save_for_backward(*(grad.div_(positions) for grad in grads))
         return total / positions
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden_grad, weights_grad = ctx.saved_tensors
-        return hidden_grad * grad.to(hidden_grad.dtype), weights_grad * grad.to(weights_grad.dtype), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grads = [saved * grad.to(saved.dtype) for saved in ctx.saved_tensors]
+        return grads[0], grads[1], None, None, grads[2] if len(grads) > 2 else None, None
+
+
+def _pairs(read: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and item, (R,) each, of everything in (C, T) that is not PAD."""
+    rows, places = (read != PAD).nonzero(as_tuple=True)
+    return rows, read[rows, places]

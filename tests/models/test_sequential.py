@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -51,7 +53,8 @@ def test_scores_do_not_depend_on_padding_or_on_the_other_rows():
 
 
 def test_scores_are_dot_products_of_the_last_position_with_all_items():
-    model = model_in_eval()
+    model = replace(PART, repeat_bias=False).build(INPUTS, seed=1).double().eval()
+    assert model.repeat_bias is None
     batch = batch_of(ROWS)
     outputs = model(batch)
     assert outputs["item_weights"] is model.items.weight
@@ -59,6 +62,28 @@ def test_scores_are_dot_products_of_the_last_position_with_all_items():
     for row, items in enumerate(ROWS):
         expected = outputs["item_weights"] @ outputs["hidden"][row, len(items) - 1]
         torch.testing.assert_close(scores[row].double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_every_item_of_the_history_gets_the_repeat_bias_once():
+    model = model_in_eval()
+    plain = model.score_items(batch_of(ROWS))
+    torch.nn.init.constant_(model.repeat_bias, -2.0)
+    added = model.score_items(batch_of(ROWS)) - plain
+    for row, items in enumerate(ROWS):
+        expected = [-2.0 if item in items else 0.0 for item in range(12)]
+        assert added[row].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_repeat_bias_learns_that_nothing_comes_twice():
+    model = PART.build(INPUTS, seed=0)
+    history = torch.stack([torch.randperm(12, generator=torch.Generator().manual_seed(row)) for row in range(64)])
+    batch = {"history": history[:, :6], "targets": history[:, 1:7]}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        FullSoftmax()(model(batch), batch).backward()
+        optimizer.step()
+    assert model.repeat_bias.item() < -2.0
 
 
 def test_renaming_the_items_renames_the_scores():

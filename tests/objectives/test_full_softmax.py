@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD
 from sememe.objectives import full_softmax
-from sememe.objectives.full_softmax import FullSoftmax
+from sememe.objectives.full_softmax import FullSoftmax, items_read
 
 
 def example(*, dtype: torch.dtype = torch.float64) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -53,6 +53,41 @@ def test_value_and_gradients_equal_the_plain_formula(monkeypatch, smoothing, chu
     for name in outputs:
         torch.testing.assert_close(outputs[name].grad, twin[name].grad)
     assert torch.count_nonzero(outputs["hidden"].grad[2]) == 0
+
+
+def biased() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    outputs, batch = example()
+    history = torch.randint(0, 6, (3, 5), generator=torch.Generator().manual_seed(6))
+    history[batch["targets"] == PAD] = PAD
+    history[0] = torch.tensor([7, 7, 2, 7, 1])
+    batch["targets"][0, 3] = 2
+    bias = torch.tensor([-0.7], dtype=torch.float64, requires_grad=True)
+    return {**outputs, "repeat_bias": bias}, {**batch, "history": history}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_repeat_bias_counts_once_for_every_item_read_so_far(monkeypatch, smoothing):
+    monkeypatch.setattr(full_softmax, "CHUNK_LOGITS", 120)
+    outputs, batch = biased()
+    (2.0 * FullSoftmax(label_smoothing=smoothing)(outputs, batch)).backward()
+    twin, _ = biased()
+    logits = twin["hidden"] @ twin["item_weights"].T
+    read = torch.zeros_like(logits)
+    for row in range(3):
+        for position in range(5):
+            for item in set(batch["history"][row, : position + 1].tolist()) - {PAD}:
+                read[row, position, item] = 1.0
+    logits = (logits + read * twin["repeat_bias"]).flatten(0, 1)
+    expected = F.cross_entropy(logits, batch["targets"].flatten(), ignore_index=PAD, label_smoothing=smoothing)
+    (2.0 * expected).backward()
+    torch.testing.assert_close(FullSoftmax(label_smoothing=smoothing)(outputs, batch), expected)
+    for name in outputs:
+        torch.testing.assert_close(outputs[name].grad, twin[name].grad)
+
+
+def test_items_read_are_listed_once_up_to_each_position():
+    read = items_read(torch.tensor([[4, 5, 4, PAD]]))
+    assert read.tolist() == [[[4, PAD, PAD, PAD], [4, 5, PAD, PAD], [4, 5, PAD, PAD], [4, 5, PAD, PAD]]]
 
 
 def test_one_step_against_the_gradient_lowers_the_loss():
