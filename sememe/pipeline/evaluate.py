@@ -180,20 +180,23 @@ def compare_models(per_row: pl.DataFrame, *, main: str, resamples: int) -> list[
 
 
 def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> list[Table]:
-    """metrics.json as tables for the terminal: one per masking rule, a line per model and seed."""
+    """metrics.json as tables for the terminal: one per masking rule, a line per model and seed, longest list only."""
     tables = []
     for mask_seen in (False, True):
         rows = [row for row in metrics["rows"] if row["split"] == split and row["mask_seen"] is mask_seen]
         if not rows:
             continue
-        names = [name for name in rows[0] if "@" in name and not name.endswith(("_low", "_high"))]
-        names = [name for name in names if name.startswith(("recall", "ndcg", "coverage"))]
+        # Only the longest list: with their intervals, more columns do not fit a terminal of 80 characters.
+        depth = max(
+            int(name.rpartition("@")[2]) for name in rows[0] if name.startswith("recall") and name[-1].isdigit()
+        )
+        names = [f"recall@{depth}", f"ndcg@{depth}", f"coverage@{depth}"]
         treatment = "seen items left out" if mask_seen else "seen items left in"
         table = Table(title=f"{split}, {rows[0]['users']:,} users, full catalogue, {treatment} (95 % intervals)")
         table.add_column("model", no_wrap=True)
         table.add_column("seed", justify="right")
         for name in names:
-            table.add_column(name, justify="right", overflow="fold")
+            table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
             table.add_row(row["model"], str(row["seed"]), *(_cell(row, name) for name in names))
         tables.append(table)
