@@ -3,7 +3,7 @@
 Paper: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781.
 Kept: causal self-attention over the last items, learned positions, shared item embeddings, a target at every position.
 Deviations: cross-entropy over the full catalogue instead of one sampled negative, which is worth 20-40 %; one learnt
-number for items already read, so that an item just read need not score itself high; AdamW with weight decay on embeddings.
+number for items already read, so that an item just read need not rank first; AdamW with weight decay on embeddings.
 Published numbers (full softmax, unmasked Recall@10 / NDCG@10): Beauty .0851 / .0421, Sports .0495 / -.
 Status: faithful
 """
