@@ -4,23 +4,22 @@ Every split keeps, of each user, a prefix for training (`train_ends`), so that o
 "the first `starts` events are known, the events `starts..ends` are to be predicted".  `protocol` says in plain JSON
 what was done, how much came out and who was left out why; it is printed beside every number.
 
-Shape legend: U users, E events, n examples.
+Shape legend: U users, I items, E events, n examples, W withheld items.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import BoolArray, Int32Array, Int64Array, Interactions
+from sememe.data.cut_times import BY_ORDER, cut_times, first_at_or_after
 from sememe.data.ranges import chunks, count_items, flat_positions
 
 Protocol = Mapping[str, Any]
 """JSON-able: name, parameters, counts, left_out, notes."""
-
-_BY_ORDER = "use LeaveOneOut, which needs the order only: --set data.split.rule=leave_one_out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +47,14 @@ class Split:
     valid: Examples
     test: Examples
     protocol: Protocol = field(default_factory=dict)
+    withheld: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    """(W,) items, ascending, that training and validation never ask for, so that they are new to the model in the test
+    (see `sememe.data.withhold`); usually none."""
 
     def train(self) -> Interactions:
         """The training part: users and items keep their indices, also those that have no event left."""
-        return self.interactions.prefix(self.train_ends)
+        learned = self.interactions.prefix(self.train_ends)
+        return _without_items(learned, self.withheld) if len(self.withheld) else learned
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,12 @@ class GlobalTime:
         if interactions.timestamps is None:
             raise DataError(
                 "a global time split needs a time for every event, and these interactions have no timestamps",
-                fix=f"name the time column of your file, or {_BY_ORDER}",
+                fix=f"name the time column of your file, or {BY_ORDER}",
             )
         times = interactions.timestamps
-        valid_from, test_from = _cut_times(times, valid_share=self.valid_share, test_share=self.test_share)
-        first_valid = _first_at_or_after(interactions, times, valid_from)
-        first_test = _first_at_or_after(interactions, times, test_from)
+        cuts = cut_times(times, valid_share=self.valid_share, test_share=self.test_share)
+        first_valid = first_at_or_after(interactions, times, cuts.valid_from)
+        first_test = first_at_or_after(interactions, times, cuts.test_from)
         lengths = interactions.lengths()
         return _finish(
             interactions,
@@ -119,8 +122,8 @@ class GlobalTime:
                 "valid_share": self.valid_share,
                 "test_share": self.test_share,
                 "targets": self.targets,
-                "valid_from_ms": valid_from,
-                "test_from_ms": test_from,
+                "valid_from_ms": cuts.valid_from,
+                "test_from_ms": cuts.test_from,
             },
             left_out={
                 "users new in the validation period (no earlier event)": _count_new(first_valid, first_test),
@@ -184,6 +187,7 @@ def check_no_leak(split: Split) -> None:
     Rules: training is a prefix of each user; every target lies after the user's training part and after the history;
     each user is asked at most once per part; a validation target never lies behind the user's test history; and for a
     global time split every training event, and every validation target, is older than the cut that follows it.
+    Withheld items occur neither in the training part nor among the validation targets.
     """
     interactions = split.interactions
     lengths = interactions.lengths()
@@ -200,8 +204,21 @@ def check_no_leak(split: Split) -> None:
     _, in_valid, in_test = np.intersect1d(split.valid.users, split.test.users, return_indices=True)
     ordered = split.valid.ends[in_valid] <= split.test.starts[in_test]
     _require("no test target is a validation target or older than one", holds=ordered)
+    if len(split.withheld):
+        _check_withheld(split)
     if split.protocol.get("name") == "global_time":
         _check_times(split)
+
+
+def _check_withheld(split: Split) -> None:
+    """The withheld items' side of check_no_leak."""
+    withheld, items = split.withheld, split.interactions.num_items
+    _require("the withheld items are distinct and ascending", holds=np.diff(withheld) > 0)
+    _require("each withheld item is in the catalogue", holds=(withheld >= 0) & (withheld < items))
+    learned = count_items(split.train().items, num_items=items)
+    _require("no withheld item is in the training part", holds=learned[withheld] == 0)
+    asked = target_items(split.interactions, split.valid)
+    _require("no validation target is a withheld item", holds=~np.isin(asked, withheld))
 
 
 def _check_times(split: Split) -> None:
@@ -210,11 +227,11 @@ def _check_times(split: Split) -> None:
     assert times is not None, "a global time split without times"
     offsets = split.interactions.offsets
     valid_from, test_from = (split.protocol["parameters"][key] for key in ("valid_from_ms", "test_from_ms"))
-    first_late = _first_at_or_after(split.interactions, times, valid_from)
+    first_late = first_at_or_after(split.interactions, times, valid_from)
     _require("every training event is older than the validation cut", holds=split.train_ends <= first_late)
     known = split.valid.starts <= first_late[split.valid.users]
     _require("every validation history is older than the validation cut", holds=known)
-    first_late = _first_at_or_after(split.interactions, times, test_from)
+    first_late = first_at_or_after(split.interactions, times, test_from)
     targets_old = split.valid.ends <= first_late[split.valid.users]
     _require("every validation target is older than the test cut", holds=targets_old)
     known = split.test.starts <= first_late[split.test.users]
@@ -251,25 +268,13 @@ def _finish(
                 fix="use another split, larger shares, or more data; left out: "
                 + "; ".join(f"{count} {reason}" for reason, count in left_out.items()),
             )
-    trained = _trained_items(interactions, train_ends)
-    if not bool(trained.any()):
+    split = Split(interactions, train_ends.astype(np.int64), valid, test)
+    counts = part_counts(split)
+    if counts["train_events"] == 0:
         raise DataError(
             f"the {name} split leaves no event to learn from",
             fix="use smaller shares, another split, or more data",
         )
-    counts = {
-        "users": interactions.num_users,
-        "items": interactions.num_items,
-        "events": interactions.num_events,
-        "train_events": int(train_ends.sum()),
-        "train_users": int(np.sum(train_ends > 0)),
-        "train_items": int(trained.sum()),
-    }
-    for part, examples in (("valid", valid), ("test", test)):
-        targets = _targets(interactions, examples)
-        counts[f"{part}_users"] = len(examples)
-        counts[f"{part}_targets"] = len(targets)
-        counts[f"{part}_cold_targets"] = int(np.sum(~trained[targets]))
     notes = ["cold targets are events of items that never occur in the training part; they are asked for all the same"]
     protocol = {
         "name": name,
@@ -278,23 +283,62 @@ def _finish(
         "left_out": dict(left_out),
         "notes": notes,
     }
-    return Split(interactions, train_ends.astype(np.int64), valid, test, protocol)
+    return replace(split, protocol=protocol)
 
 
-def _targets(interactions: Interactions, examples: Examples) -> Int32Array:
+def part_counts(split: Split) -> dict[str, int]:
+    """The counts of the protocol: users, items and events of the log and of each part, cold targets among them."""
+    interactions = split.interactions
+    trained = trained_items(split)
+    learned = split.train().lengths() if len(split.withheld) else split.train_ends
+    counts = {
+        "users": interactions.num_users,
+        "items": interactions.num_items,
+        "events": interactions.num_events,
+        "train_events": int(learned.sum()),
+        "train_users": int(np.sum(learned > 0)),
+        "train_items": int(trained.sum()),
+    }
+    for part, examples in (("valid", split.valid), ("test", split.test)):
+        targets = target_items(interactions, examples)
+        counts[f"{part}_users"] = len(examples)
+        counts[f"{part}_targets"] = len(targets)
+        counts[f"{part}_cold_targets"] = int(np.sum(~trained[targets]))
+    return counts
+
+
+def target_items(interactions: Interactions, examples: Examples) -> Int32Array:
     """(targets,) the items of all targets of all examples."""
     base = interactions.offsets[examples.users]
     return interactions.items[flat_positions(base + examples.starts, base + examples.ends)]
 
 
-def _trained_items(interactions: Interactions, train_ends: Int64Array) -> BoolArray:
+def trained_items(split: Split) -> BoolArray:
     """(I,) whether each item occurs in the training part: all occurrences less those behind the training prefixes."""
+    interactions = split.interactions
     counts = count_items(interactions.items, num_items=interactions.num_items)
     offsets = interactions.offsets
-    behind = flat_positions(offsets[:-1] + train_ends, offsets[1:])
+    behind = flat_positions(offsets[:-1] + split.train_ends, offsets[1:])
     for part in chunks(len(behind)):
         counts -= np.bincount(interactions.items[behind[part]], minlength=interactions.num_items)
+    counts[split.withheld] = 0
     return counts > 0
+
+
+def _without_items(interactions: Interactions, items: Int32Array) -> Interactions:
+    """All events but those of `items`; users and items keep their indices."""
+    gone = np.zeros(interactions.num_items, np.bool_)
+    gone[items] = True
+    keep = ~gone[interactions.items]
+    left_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep, dtype=np.int64)])
+    times = interactions.timestamps
+    return replace(
+        interactions,
+        offsets=left_before[interactions.offsets],
+        items=interactions.items[keep],
+        timestamps=None if times is None else times[keep],
+        columns={name: values[keep] for name, values in interactions.columns.items()},
+    )
 
 
 def _check_shares(valid_share: float, test_share: float) -> None:
@@ -309,39 +353,6 @@ def _check_shares(valid_share: float, test_share: float) -> None:
 def _check_targets(targets: str) -> None:
     if targets not in ("next", "all"):
         raise ConfigError(f'targets must be "next" or "all", got {targets!r}', fix='set targets to "next" or "all"')
-
-
-def _cut_times(times: Int64Array, *, valid_share: float, test_share: float) -> tuple[int, int]:
-    """The two times in ms at which validation and test begin: event quantiles, made distinct where many events tie."""
-    count = len(times)
-    if count == 0:
-        raise DataError("there are no events to split", fix="check the data and the filters before the split")
-    # Which event opens each period, if all were sorted by time.
-    places = [min(round(count * share), count - 1) for share in (1 - valid_share - test_share, 1 - test_share)]
-    cuts = np.partition(np.asarray(times), places)[places]
-    valid_from, test_from = int(cuts[0]), int(cuts[1])
-    later = _smallest_above(times, valid_from) if test_from == valid_from else test_from
-    if later is None:
-        tied = int(np.sum(times == valid_from))
-        raise DataError(
-            "a global time split needs a time at which validation begins and a later one for the test, and both fall "
-            f"on the last of all times, {valid_from} ms, at which {tied} of {count} events happen",
-            fix=f"use more events, finer timestamps or larger shares, or {_BY_ORDER}",
-        )
-    return valid_from, later
-
-
-def _smallest_above(times: Int64Array, bound: int) -> int | None:
-    above = times[times > bound]
-    return int(above.min()) if len(above) else None
-
-
-def _first_at_or_after(interactions: Interactions, times: Int64Array, moment: int) -> Int64Array:
-    """(U,) for each user, how many events come before the first one that is not older than `moment` (ms)."""
-    late = [part.start + np.flatnonzero(times[part] >= moment) for part in chunks(len(times))]
-    places = np.concatenate([*late, np.array([interactions.num_events])]).astype(np.int64)
-    first = places[np.searchsorted(places, interactions.offsets[:-1])]
-    return np.minimum(first, interactions.offsets[1:]) - interactions.offsets[:-1]
 
 
 def _count_new(starts: Int64Array, period_ends: Int64Array) -> int:

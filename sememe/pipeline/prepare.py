@@ -101,6 +101,7 @@ def open_world(data: Manifest, split: Manifest) -> World:
             valid=parts["valid"],
             test=parts["test"],
             protocol=split.meta["result"]["protocol"],
+            withheld=arrays.get("withheld", np.zeros(0, np.int32)),
         ),
         data=data,
         split_manifest=split,
@@ -186,6 +187,9 @@ def _make_split(bench: Workbench, interactions: Interactions, plan: DataPlan, *,
     arrays: dict[str, np.ndarray[Any, Any]] = {"train_ends": split.train_ends}
     for name, examples in (("valid", split.valid), ("test", split.test)):
         arrays |= {f"{name}.users": examples.users, f"{name}.starts": examples.starts, f"{name}.ends": examples.ends}
+    # Left out where empty: a split that withholds nothing keeps its bytes, and what was trained on it stays in use.
+    if len(split.withheld):
+        arrays["withheld"] = split.withheld
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, bench.target / "split.safetensors")
     return {"protocol": dict(split.protocol)}
 

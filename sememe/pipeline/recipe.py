@@ -15,6 +15,7 @@ from sememe.core.errors import ConfigError, did_you_mean
 from sememe.core.schema import Batch, Catalog, Codes, FloatArray, Int32Array, Interactions, ModelInputs, Ranked
 from sememe.data.filters import Dedupe, Filtered, KCore, MinLength
 from sememe.data.splits import GlobalTime, LastSession, LeaveOneOut, Split
+from sememe.data.withhold import withhold_items
 from sememe.train.plan import TrainPlan
 
 
@@ -98,6 +99,9 @@ class SplitRule:
     leave_one_out: LeaveOneOut = LeaveOneOut()
     global_time: GlobalTime = GlobalTime()
     last_session: LastSession = LastSession()
+    withhold_items: float = 0.0
+    """Share of the items that never occur in training, so that the test asks for them as new ones; see
+    `sememe.data.withhold`."""
 
     def split(self, interactions: Interactions, *, benchmark: bool) -> Split:
         """Apply the rule; `benchmark` says whether the data is a known benchmark set."""
@@ -105,7 +109,7 @@ class SplitRule:
         if name == "auto":
             name = "leave_one_out" if benchmark or interactions.timestamps is None else "global_time"
         chosen: LeaveOneOut | GlobalTime | LastSession = getattr(self, name)
-        return chosen.split(interactions)
+        return withhold_items(chosen.split(interactions), share=self.withhold_items)
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,10 @@ class EvaluationPlan:
     """At most so many validation rows, drawn once by the seed, steer early stopping; the tables use all rows."""
     resamples: int = 1000
     """Bootstrap resamples over rows for the 95 % intervals."""
+    popularity_slices: tuple[int, ...] = (5, 10, 30)
+    """Where slices of the rows by training events of the target begin, after "cold" (none) and the one from 1."""
+    history_slices: tuple[int, ...] = (5, 10, 20)
+    """Where slices of the rows by known events of the user begin, after the one from 1."""
 
     def check(self, *, monitor: str | None) -> None:
         """Refuse values that cannot work; `monitor` is the validation number that a training watches, if any.
@@ -168,6 +176,12 @@ class EvaluationPlan:
                 )
         if not self.ks or min(self.ks) < 1:
             raise ConfigError(f"evaluation.ks is {list(self.ks)}", fix="give list lengths >= 1: evaluation.ks=[5,10]")
+        for name in ("popularity_slices", "history_slices"):
+            begins = (1, *getattr(self, name))
+            if list(begins) != sorted(set(begins)):
+                raise ConfigError(
+                    f"evaluation.{name} is {list(begins[1:])}", fix="give ascending counts above 1: [5,10,30]"
+                )
         known = [f"{metric}@{k}" for metric in ("recall", "hit", "ndcg", "mrr") for k in self.ks]
         if monitor is not None and monitor not in known:
             raise ConfigError(f"train.monitor is {monitor!r}, which is not computed", fix=did_you_mean(monitor, known))

@@ -246,9 +246,10 @@ def _make_counting(
     bench: Workbench, recipe: Recipe, *, world: World, items: ItemSpace, seed: int, say: Say
 ) -> dict[str, Any]:
     del items, seed  # a counting model knows nothing of codes and draws nothing
-    fitted = recipe.model.fit(world.split.train())  # type: ignore[union-attr]
+    train = world.split.train()
+    fitted = recipe.model.fit(train)  # type: ignore[union-attr]
     save_file({name: np.ascontiguousarray(array) for name, array in fitted.state().items()}, bench.target / WEIGHTS)
-    say(f"  {recipe.name}: counted {int(world.split.train_ends.sum()):,} events")
+    say(f"  {recipe.name}: counted {train.num_events:,} events")
     return {}
 
 
