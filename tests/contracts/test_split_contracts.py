@@ -1,23 +1,40 @@
 """What every split promises: one battery, run over each kind, on a generated log with times and sessions."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sememe.core.errors import DataError
+from sememe.core.schema import Interactions
 from sememe.data.simulator import PlantedWorld
 from sememe.data.splits import Examples, GlobalTime, LastSession, LeaveOneOut, Split, check_no_leak
+from sememe.data.withhold import withhold_items
 
 LOG = PlantedWorld(branching=(3, 3), items_per_leaf=3, num_users=150, events_per_user=(2, 80)).generate(seed=1)
+
+
+@dataclass(frozen=True)
+class Withholding:
+    """A split that also withholds a fifth of the items."""
+
+    part: Any
+
+    def split(self, interactions: Interactions) -> Split:
+        return withhold_items(self.part.split(interactions), share=0.2)
+
+
 KINDS = {
     "leave-one-out": LeaveOneOut(),
     "global-time": GlobalTime(),
     "global-time-all": GlobalTime(targets="all"),
     "last-session": LastSession(),
     "last-session-next": LastSession(targets="next"),
+    "leave-one-out-withheld": Withholding(LeaveOneOut()),
+    "global-time-withheld": Withholding(GlobalTime()),
+    "last-session-next-withheld": Withholding(LastSession(targets="next")),
 }
 every_kind = pytest.mark.parametrize("part", KINDS.values(), ids=KINDS.keys())
 
@@ -55,7 +72,8 @@ def test_every_event_is_trained_on_or_asked_for_at_most_once(part: Any) -> None:
         for user, start, end in zip(examples.users, examples.starts, examples.ends, strict=True):
             uses[LOG.interactions.offsets[user] + start : LOG.interactions.offsets[user] + end] += 1
     assert uses.max() == 1
-    assert split.train().num_events == split.train_ends.sum()
+    withheld = np.isin(LOG.interactions.prefix(split.train_ends).items, split.withheld).sum()
+    assert split.train().num_events == split.train_ends.sum() - withheld
 
 
 @every_kind
