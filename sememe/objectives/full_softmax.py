@@ -1,5 +1,8 @@
 """Cross-entropy of the next item over the whole catalogue, at every position that has a next item.
 
+A model for `SequenceBatches` gives one vector per position of the history, one for `PrefixBatches` one vector per row;
+`find_aims` pairs them with their targets, for this loss and for others over the same outputs.
+
 The plain formula is `F.cross_entropy(hidden @ item_weights.T, targets)`.  Kept: the value and the gradient.  Changed:
 logits of a few positions at a time, and their gradient is taken while they are in the cache (as in the fused losses of
 Hsu et al., "Liger Kernel", 2024), so that the (positions, items) matrix never exists.
@@ -35,24 +38,59 @@ class FullSoftmax:
     def __call__(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of one batch.
 
-        outputs: "hidden" (N, T, D), "item_weights" (I, D), optionally "repeat_bias" (1,).
-        batch: "targets" (N, T) item indices, PAD where none; with a repeat bias also "history" (N, T), the items read.
+        outputs: "hidden" (N, T, D), or (N, 1, D) for one target per row; "item_weights" (I, D); optionally
+        "repeat_bias" (1,).  batch: "targets" (N, T) item indices, PAD where none, or "target" (N,); with a repeat bias
+        also "history" (N, T), the items read.
         """
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(
                 f"label_smoothing is {self.label_smoothing}, and must be at least 0 and below 1",
                 fix="choose a share such as 0.1, or 0 to switch it off",
             )
-        targets = batch["targets"].flatten()
-        places = (targets != PAD).nonzero().squeeze(1)
-        assert len(places), "a batch has at least one target"
-        hidden = outputs["hidden"].flatten(0, 1).index_select(0, places)
-        bias = outputs.get("repeat_bias")
-        pairs = None if bias is None else items_read(batch["history"]).flatten(0, 1).index_select(0, places)
+        aims = find_aims(outputs, batch)
         loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            hidden, outputs["item_weights"], targets.index_select(0, places), self.label_smoothing, bias, pairs
+            aims.hidden,
+            outputs["item_weights"],
+            aims.targets,
+            self.label_smoothing,
+            outputs.get("repeat_bias"),
+            aims.read,
         )
         return loss
+
+
+@dataclass(frozen=True, eq=False)
+class Aims:
+    """The positions of a batch that have a target."""
+
+    hidden: Tensor
+    """(P, D)"""
+    targets: Tensor
+    """(P,) item indices."""
+    read: Tensor | None
+    """(P, T) the items that the row has read up to the position, PAD in other places; None without a repeat bias."""
+
+
+def find_aims(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Aims:
+    """Every vector that is to name an item, beside that item; outputs and batch as `FullSoftmax` takes them.
+
+    Raises:
+        ConfigError: the model gives a vector per position and the batch a target per row, or the other way round.
+    """
+    hidden, every = outputs["hidden"].flatten(0, 1), "targets" in batch
+    targets = batch["targets"].flatten() if every else batch["target"]
+    if len(hidden) != len(targets):
+        raise ConfigError(
+            f"the model gives {len(hidden)} vectors for the {len(targets)} targets of the batch",
+            fix="train models of every position with SequenceBatches, models of the last position with PrefixBatches",
+        )
+    places = (targets != PAD).nonzero().squeeze(1)
+    assert len(places), "a batch has at least one target"
+    read = None
+    if "repeat_bias" in outputs:
+        read = items_read(batch["history"])
+        read = (read.flatten(0, 1) if every else read[:, -1]).index_select(0, places)
+    return Aims(hidden.index_select(0, places), targets.index_select(0, places), read)
 
 
 def items_read(history: Tensor) -> Tensor:
