@@ -150,7 +150,7 @@ def run(recipe: str, /, *, data: str, out: Path, settings: Settings = (), column
 
 @app.command
 def evaluate(run_directory: Path, /, *, as_json: AsJson = False) -> None:
-    """Print what a run measured: every model, with intervals, and the paired comparison.
+    """Print what a run measured: every model, with intervals, slices of the users, and the paired comparison.
 
     Parameters
     ----------
@@ -161,13 +161,14 @@ def evaluate(run_directory: Path, /, *, as_json: AsJson = False) -> None:
     """
     from sememe.pipeline.evaluate import comparison_lines, metrics_tables, protocol_line
     from sememe.pipeline.opened import read_metrics
+    from sememe.pipeline.slices import slice_tables
 
     metrics = read_metrics(run_directory)
     if as_json:
         print(json.dumps(metrics, indent=2))
         return
     say(protocol_line(metrics))
-    for table in metrics_tables(metrics):
+    for table in (*metrics_tables(metrics), *slice_tables(metrics)):
         console.print(table)
     for line in comparison_lines(metrics):
         console.print(line, markup=False)

@@ -16,7 +16,7 @@ from sememe.core.schema import PAD, Int32Array, Int64Array, Ranked
 from sememe.core.seeding import derive_seed, generator
 from sememe.data.batches import EvalBatch, request_batches
 from sememe.data.splits import Examples, Split
-from sememe.metrics.coverage import catalogue_coverage, popularity_bias
+from sememe.metrics.coverage import catalogue_coverage, entropy, popularity_bias, recommendation_counts
 from sememe.metrics.ranking import rank_metrics
 from sememe.metrics.significance import bootstrap_means, paired_difference
 from sememe.pipeline.recipe import EvaluationPlan
@@ -114,7 +114,7 @@ def metrics_row(
     """One line of metrics.json: the label, each metric with its 95 % bootstrap interval, and what was recommended.
 
     Args:
-        train_counts: (I,) training events of each item, for coverage and popularity bias.
+        train_counts: (I,) training events of each item, for coverage, popularity bias and entropy.
     """
     users = len(judged.ranked.items)
     row: dict[str, float | int | str | bool] = {
@@ -132,6 +132,7 @@ def metrics_row(
     depth = max(plan.ks)
     row[f"coverage@{depth}"] = catalogue_coverage(judged.ranked, num_items=len(train_counts))
     row[f"popularity@{depth}"] = popularity_bias(judged.ranked, train_counts=train_counts)
+    row[f"entropy@{depth}"] = entropy(recommendation_counts(judged.ranked, num_items=len(train_counts)))
     return row
 
 
@@ -205,11 +206,11 @@ def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
     if f"{name}_low" not in row:
-        return _short(row[name])
-    return f"{_short(row[name])} [{_short(row[f'{name}_low'])},{_short(row[f'{name}_high'])}]"
+        return short_share(row[name])
+    return f"{short_share(row[name])} [{short_share(row[f'{name}_low'])},{short_share(row[f'{name}_high'])}]"
 
 
-def _short(share: float) -> str:
+def short_share(share: float) -> str:
     """0.0456 -> ".0456", as papers print it."""
     return f"{share:.4f}".removeprefix("0")
 

@@ -1,7 +1,7 @@
 """A recipe and data to a run directory: every stage cached, every model of the recipe trained and judged.
 
 RUN/run.json        what was run on what, and which stage directories belong to it
-RUN/metrics.json    protocol and one row per model, seed, split and masking rule
+RUN/metrics.json    protocol, one row per model, seed, split and masking rule, the same on slices of the users
 RUN/stages/         the artifacts
 """
 
@@ -26,6 +26,7 @@ from sememe.pipeline.evaluate import Label, SplitName, compare_models, judge, me
 from sememe.pipeline.prepare import ItemSpace, World, prepare_items, prepare_world
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.recommend import Recommender
+from sememe.pipeline.slices import slice_rows
 from sememe.pipeline.stages import Say, StageStore, Workbench, only_writer
 from sememe.train.checkpoint import load_module, save_module
 from sememe.train.device import resolve_device
@@ -77,6 +78,7 @@ def run_recipe(
         world = prepare_world(stages, recipe.data, source=data, columns=columns or {})
         models: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
+        slices: list[dict[str, Any]] = []
         per_row: list[pl.DataFrame] = []
         # Items first: what is wrong with them shows before hours of training.
         prepared = [
@@ -86,6 +88,7 @@ def run_recipe(
             trained = train_model(stages, member, world, items, seed=seed)
             evaluation = _evaluate(stages, trained, world, recipe)
             rows += json.loads((evaluation.path / "rows.json").read_text(encoding="utf-8"))
+            slices += json.loads((evaluation.path / "slices.json").read_text(encoding="utf-8"))
             per_row.append(pl.read_parquet(evaluation.path / "per_row.parquet"))
             models.append(_entry(trained, evaluation))
         comparisons = compare_models(pl.concat(per_row), main=recipe.name, resamples=recipe.evaluation.resamples)
@@ -95,7 +98,7 @@ def run_recipe(
             "ties": "averaged",
             "decode": {member.name: repr(member.decode) for member, _, _ in prepared},
         }
-        metrics = {"protocol": protocol, "rows": rows, "comparisons": comparisons}
+        metrics = {"protocol": protocol, "rows": rows, "slices": slices, "comparisons": comparisons}
         write_file(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         description = {
             "recipe": to_tree(recipe),
@@ -264,7 +267,7 @@ def _evaluate(stages: StageStore, trained: TrainedModel, world: World, recipe: R
 
 
 def _make_evaluation(bench: Workbench, trained: TrainedModel, world: World, recipe: Recipe) -> dict[str, Any]:
-    rows, frames = [], []
+    rows, slices, frames = [], [], []
     counts = world.train_counts()
     splits: tuple[SplitName, ...] = ("valid", "test")
     for name in splits:
@@ -273,8 +276,10 @@ def _make_evaluation(bench: Workbench, trained: TrainedModel, world: World, reci
             judged = judge(trained.recommender, world.split, recipe.evaluation, examples=examples, mask_seen=mask_seen)
             label = Label(model=trained.recipe.name, seed=trained.seed, split=name, mask_seen=mask_seen)
             rows.append(metrics_row(judged, label, recipe.evaluation, train_counts=counts))
+            slices += slice_rows(judged, label, recipe.evaluation, split=world.split, train_counts=counts)
             frames.append(judged.to_frame(label, users=examples.users))
     (bench.target / "rows.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    (bench.target / "slices.json").write_text(json.dumps(slices, indent=2), encoding="utf-8")
     pl.concat(frames).write_parquet(bench.target / "per_row.parquet", compression="zstd")
     return {}
 
