@@ -1,4 +1,4 @@
-"""SASRec: a causal transformer over item embeddings that scores the whole catalogue at every position.
+"""SASRec and eSASRec: causal transformers over item embeddings that score the whole catalogue at every position.
 
 Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018).  Kept: learned positions, causal
 self-attention, one embedding table for input and output.  Changed: pre-norm blocks with GELU and a full-width
@@ -8,6 +8,10 @@ better than SASRec?", RecSys 2023).  The table starts at a standard deviation of
 (Vaswani et al. 2017), so that an item outweighs what untrained layers add to it.  Added: one learned number for
 items of the history, since with one table for input and output an item that was just read scores itself high, although
 in most data people do not take the same thing twice; the number learns how it is in the data at hand.
+
+eSASRec: Tikhonovich et al., "eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion" (RecSys 2025,
+arXiv 2508.06450).  Kept: SASRec's training target at every position, LiGR blocks.  Changed: all of the above; positions
+are counted from the first item, theirs from the last.
 
 Shape legend: N rows, T positions, I items, D model width.
 """
@@ -21,7 +25,7 @@ from torch import Tensor, nn
 from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, ModelInputs
 from sememe.core.seeding import derive_seed
-from sememe.nn.causal import CausalBlock, initialize, last_position
+from sememe.nn.causal import CausalBlock, LigrBlock, initialize, last_position
 
 
 @dataclass(frozen=True)
@@ -40,33 +44,44 @@ class SasRec:
 
     def build(self, inputs: ModelInputs, *, seed: int) -> "SasRecModel":
         """A model with fresh weights; equal seeds give equal weights.  Raises ConfigError for sizes that cannot be."""
-        sizes = {"layers": self.layers, "d_model": self.d_model, "heads": self.heads, "ff": self.ff}
-        for name, value in {**sizes, "max_history": self.max_history}.items():
-            if value < 1:
-                raise ConfigError(f"{name} is {value}, and must be at least 1", fix=f"set {name} higher")
-        if self.d_model % self.heads:
-            raise ConfigError(
-                f"d_model is {self.d_model}, which {self.heads} heads do not divide", fix="choose heads that divide it"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout is {self.dropout}, not at least 0 and below 1", fix="set e.g. dropout=0.5")
+        check_sizes(
+            {"layers": self.layers, "d_model": self.d_model, "heads": self.heads, "ff": self.ff},
+            max_history=self.max_history,
+            dropout=self.dropout,
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "sasrec"))
             return SasRecModel(self, num_items=inputs.num_items)
 
+    def block(self) -> nn.Module:
+        """One layer, with fresh weights."""
+        return CausalBlock(self.d_model, heads=self.heads, ff=self.ff, dropout=self.dropout)
+
+
+@dataclass(frozen=True)
+class ESasRec(SasRec):
+    """`SasRec` with gated blocks and SwiGLU; the sizes are those of the paper's settings for Amazon Beauty."""
+
+    layers: int = 1
+    d_model: int = 256
+    heads: int = 1
+    ff: int = 1024
+    dropout: float = 0.2
+
+    def block(self) -> nn.Module:
+        """One layer, with fresh weights."""
+        return LigrBlock(self.d_model, heads=self.heads, ff=self.ff, dropout=self.dropout)
+
 
 class SasRecModel(nn.Module):
-    """Built by `SasRec.build`."""
+    """Built by `SasRec.build` and `ESasRec.build`."""
 
     def __init__(self, config: SasRec, *, num_items: int) -> None:
         super().__init__()
         self.config = config
         self.items = nn.Embedding(num_items, config.d_model)
         self.positions = nn.Embedding(config.max_history, config.d_model)
-        self.blocks = nn.ModuleList(
-            CausalBlock(config.d_model, heads=config.heads, ff=config.ff, dropout=config.dropout)
-            for _ in range(config.layers)
-        )
+        self.blocks = nn.ModuleList(config.block() for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.repeat_bias = nn.Parameter(torch.zeros(1)) if config.repeat_bias else None
@@ -88,20 +103,11 @@ class SasRecModel(nn.Module):
         """(N, I) float32 scores of every item as the one after the last of "lengths"; all 0 for an empty history."""
         history = batch["history"]
         scores = (last_position(self._hidden(history), batch["lengths"]) @ self.items.weight.T).float()
-        if self.repeat_bias is None:
-            return scores
-        # One more column takes the padding; an item that is there twice gets the number once.
-        read = scores.new_zeros(len(scores), scores.shape[1] + 1)
-        read.scatter_(1, torch.where(history == PAD, scores.shape[1], history), 1.0)
-        return scores + read[:, :-1] * self.repeat_bias.float()
+        return scores if self.repeat_bias is None else add_repeat_bias(scores, self.repeat_bias, history=history)
 
     def _hidden(self, history: Tensor) -> Tensor:
         length = history.shape[1]
-        if length > self.config.max_history:
-            raise ConfigError(
-                f"a history of {length} items is longer than max_history = {self.config.max_history} of the model",
-                fix="give model and batches the same max_history",
-            )
+        check_length(length, max_history=self.config.max_history)
         # Padding reads item 0: nothing that counts can see those positions.
         states = self.items(history.clamp(min=0)) * self.config.d_model**0.5
         states = self.dropout(states + self.positions.weight[:length])
@@ -109,3 +115,42 @@ class SasRecModel(nn.Module):
             states = block(states)
         hidden: Tensor = self.norm(states)
         return hidden
+
+
+def check_sizes(sizes: Mapping[str, int], *, max_history: int, dropout: float) -> None:
+    """Refuse sizes that no network can have; `sizes` holds at least d_model and heads.
+
+    Raises:
+        ConfigError: names the size.
+    """
+    for name, value in {**sizes, "max_history": max_history}.items():
+        if value < 1:
+            raise ConfigError(f"{name} is {value}, and must be at least 1", fix=f"set {name} higher")
+    if sizes["d_model"] % sizes["heads"]:
+        raise ConfigError(
+            f"d_model is {sizes['d_model']}, which {sizes['heads']} heads do not divide",
+            fix="choose heads that divide it",
+        )
+    if not 0.0 <= dropout < 1.0:
+        raise ConfigError(f"dropout is {dropout}, not at least 0 and below 1", fix="set e.g. dropout=0.5")
+
+
+def check_length(length: int, *, max_history: int) -> None:
+    """Refuse a batch of histories that are longer than a model with `max_history` positions can read.
+
+    Raises:
+        ConfigError: says both numbers.
+    """
+    if length > max_history:
+        raise ConfigError(
+            f"a history of {length} items is longer than max_history = {max_history} of the model",
+            fix="give model and batches the same max_history",
+        )
+
+
+def add_repeat_bias(scores: Tensor, bias: Tensor, *, history: Tensor) -> Tensor:
+    """(N, I) `scores` plus `bias` (1,) at the items of each row of `history` (N, T), PAD where none."""
+    # One more column takes the padding; an item that is there twice gets the number once.
+    read = scores.new_zeros(len(scores), scores.shape[1] + 1)
+    read.scatter_(1, torch.where(history == PAD, scores.shape[1], history), 1.0)
+    return scores + read[:, :-1] * bias.float()

@@ -1,8 +1,12 @@
-"""A causal transformer block, pre-norm: each position reads itself and what came before it.
+"""Causal transformer blocks, pre-norm: each position reads itself and what came before it.
 
 Vaswani et al. (2017).  Kept: scaled dot-product attention with several heads, two-layer networks.  Changed: the norm
 comes before each part (Xiong et al. 2020, "On Layer Normalization in the Transformer Architecture"), which trains
 without a warm-up, and the activation is GELU.
+
+`LigrBlock`: Borisyuk et al. 2025, "From Features to Transformers: Redefining Ranking for Scalable Impact"
+(arXiv 2502.03417), with the SwiGLU network (Shazeer 2020, "GLU Variants Improve Transformer") that eSASRec gives it.
+Kept: x + sigmoid(x W + b) * part(norm(x)) for both parts; no biases in the network.
 
 Rows are left-aligned, so padding comes after the last item: no position that counts can read it, and causality alone is
 the mask.
@@ -13,6 +17,8 @@ Shape legend: N rows, T positions, H heads, D model width.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sememe.nn.dropout import Dropout
 
 
 class CausalAttention(nn.Module):
@@ -54,6 +60,30 @@ class CausalBlock(nn.Module):
         """(N, T, D) -> (N, T, D)"""
         states = states + self.dropout(self.attention(self.attention_norm(states)))
         deepened: Tensor = states + self.ff(self.ff_norm(states))
+        return deepened
+
+
+class LigrBlock(nn.Module):
+    """Attention, then SwiGLU; a gate that looks at the states scales, number by number, what is added to them."""
+
+    def __init__(self, d_model: int, *, heads: int, ff: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(d_model)
+        self.attention = CausalAttention(d_model, heads=heads, dropout=dropout)
+        self.attention_gate = nn.Linear(d_model, d_model)
+        self.ff_norm = nn.LayerNorm(d_model)
+        self.wide = nn.Linear(d_model, 2 * ff, bias=False)
+        self.narrow = nn.Linear(ff, d_model, bias=False)
+        self.ff_gate = nn.Linear(d_model, d_model)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, D)"""
+        change = self.dropout(self.attention(self.attention_norm(states)))
+        states = states + torch.sigmoid(self.attention_gate(states)) * change
+        switch, value = self.wide(self.ff_norm(states)).chunk(2, dim=-1)
+        change = self.dropout(self.narrow(self.dropout(F.silu(switch) * value)))
+        deepened: Tensor = states + torch.sigmoid(self.ff_gate(states)) * change
         return deepened
 
 

@@ -2,7 +2,7 @@
 
 eSASRec's loss (Tikhonovich et al. 2025, arXiv 2508.06450) with the mixed negatives of its ablation, which are those of
 Yang et al., "Mixed Negative Sampling for Learning Two-tower Neural Networks in Recommendations" (WWW 2020): targets of
-the batch, which are popular items mostly, and uniform draws, which everybody else is among.  Kept: both sources, the
+the batch, which are popular items mostly, and uniform draws, which every item has a chance in.  Kept: both sources, the
 logQ correction (Bengio and Senecal 2008; Yi et al., "Sampling-Bias-Corrected Neural Modeling", RecSys 2019), own
 targets never as negatives.  Changed: candidates are distinct, drawn without replacement, and one set serves all
 positions, so that scores are one matrix product.  Given the batch, its targets are certain to be candidates and every

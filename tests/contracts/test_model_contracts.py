@@ -19,7 +19,8 @@ from sememe.decode.exact import ExactCodes, ExactItems
 from sememe.decode.trie import Trie
 from sememe.models.counting import ItemKnn, Popularity, RepeatLast
 from sememe.models.encdec import EncDec
-from sememe.models.sequential import SasRec
+from sememe.models.frequency import BsaRec
+from sememe.models.sequential import ESasRec, SasRec
 from sememe.pipeline.recommend import Recommender
 from sememe.train.checkpoint import load_module, save_module
 
@@ -71,6 +72,8 @@ KINDS = {
     "encdec-exact": Kind(NETWORK, ExactCodes(chunk=100), WORLD.codes()),
     "encdec-tied-exact": Kind(NETWORK, ExactCodes(), TIED),
     "sasrec": Kind(SasRec(d_model=16, ff=32, max_history=MAX_HISTORY + 5), ExactItems()),
+    "bsarec": Kind(BsaRec(d_model=16, ff=32, max_history=MAX_HISTORY + 5), ExactItems()),
+    "esasrec": Kind(ESasRec(d_model=16, ff=32, max_history=MAX_HISTORY + 5), ExactItems()),
     "popularity": Kind(Popularity(), ExactItems()),
     "repeat-last": Kind(RepeatLast(), ExactItems()),
     "item-knn": Kind(ItemKnn(), ExactItems()),

@@ -5,11 +5,14 @@ import torch
 
 from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, ModelInputs
-from sememe.models.sequential import SasRec
+from sememe.models.sequential import ESasRec, SasRec
+from sememe.nn.causal import LigrBlock
 from sememe.objectives.full_softmax import FullSoftmax
+from sememe.objectives.sampled_softmax import SampledSoftmax
 
 INPUTS = ModelInputs(num_users=3, num_items=12)
 PART = SasRec(layers=2, d_model=8, heads=2, ff=16, dropout=0.4, max_history=6)
+GATED = ESasRec(layers=2, d_model=8, heads=2, ff=16, dropout=0.4, max_history=6)
 ROWS = [[3, 1, 4, 1, 5, 9], [2, 6], [5, 3, 5]]
 
 
@@ -18,8 +21,13 @@ def batch_of(rows: list[list[int]], *, width: int = 6) -> dict[str, torch.Tensor
     return {"history": torch.tensor(padded, dtype=torch.int64), "lengths": torch.tensor([len(row) for row in rows])}
 
 
-def model_in_eval() -> torch.nn.Module:
-    return PART.build(INPUTS, seed=1).double().eval()
+def model_in_eval(part: SasRec = PART) -> torch.nn.Module:
+    return part.build(INPUTS, seed=1).double().eval()
+
+
+def test_the_parts_differ_in_their_blocks():
+    assert not any(isinstance(block, LigrBlock) for block in model_in_eval().blocks)
+    assert [isinstance(block, LigrBlock) for block in model_in_eval(GATED).blocks] == [True, True]
 
 
 def test_equal_seeds_give_equal_weights_and_leave_the_global_stream_alone():
@@ -32,8 +40,9 @@ def test_equal_seeds_give_equal_weights_and_leave_the_global_stream_alone():
     assert not torch.equal(first, other)
 
 
-def test_a_later_item_leaves_earlier_outputs_as_they_are():
-    model = model_in_eval()
+@pytest.mark.parametrize("part", [PART, GATED])
+def test_a_later_item_leaves_earlier_outputs_as_they_are(part):
+    model = model_in_eval(part)
     changed = [[*row[:-1], 11] for row in ROWS]
     before, after = (model(batch_of(rows))["hidden"] for rows in (ROWS, changed))
     for row, items in enumerate(ROWS):
@@ -42,8 +51,9 @@ def test_a_later_item_leaves_earlier_outputs_as_they_are():
         assert not torch.allclose(before[row, last], after[row, last])
 
 
-def test_scores_do_not_depend_on_padding_or_on_the_other_rows():
-    model = model_in_eval()
+@pytest.mark.parametrize("part", [PART, GATED])
+def test_scores_do_not_depend_on_padding_or_on_the_other_rows(part):
+    model = model_in_eval(part)
     together = model.score_items(batch_of(ROWS))
     assert together.shape == (3, 12)
     assert together.dtype == torch.float32
@@ -108,9 +118,12 @@ def test_order_matters():
     assert not torch.allclose(forward, backward)
 
 
-def test_a_cycle_is_learned():
+@pytest.mark.parametrize(
+    ("part", "objective"), [(PART, FullSoftmax()), (GATED, FullSoftmax()), (GATED, SampledSoftmax(uniform_negatives=3))]
+)
+def test_a_cycle_is_learned(part, objective):
     """Item i is always followed by i + 1: a few steps are enough to say so."""
-    model = PART.build(INPUTS, seed=0)
+    model = part.build(INPUTS, seed=0)
     starts = torch.arange(12).unsqueeze(1)
     history = (starts + torch.arange(6)) % 12
     batch = {"history": history, "targets": (history + 1) % 12, "lengths": torch.full((12,), 6)}
@@ -118,7 +131,7 @@ def test_a_cycle_is_learned():
     for step in range(60):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        FullSoftmax()(model(batch), batch).backward()
+        objective(model(batch), batch).backward()
         optimizer.step()
     model.eval()
     assert model.score_items(batch).argmax(1).tolist() == batch["targets"][:, -1].tolist()

@@ -1,9 +1,10 @@
 import math
 
+import pytest
 import torch
 from torch.nn import functional as F
 
-from sememe.nn.causal import CausalAttention, CausalBlock, last_position
+from sememe.nn.causal import CausalAttention, CausalBlock, LigrBlock, last_position
 
 
 def test_attention_equals_loops_over_rows_heads_and_positions():
@@ -24,9 +25,35 @@ def test_attention_equals_loops_over_rows_heads_and_positions():
     torch.testing.assert_close(part(states), F.linear(mixed, part.out.weight, part.out.bias))
 
 
-def test_a_later_position_changes_nothing_before_it():
+def test_a_gated_block_equals_its_formula_number_by_number():
+    torch.manual_seed(2)
+    block = LigrBlock(6, heads=2, ff=4, dropout=0.3).double().eval().requires_grad_(False)
+    states = torch.randn(2, 5, 6, dtype=torch.float64)
+    attended = block.attention(block.attention_norm(states))
+    middle, expected = states.clone(), torch.zeros_like(states)
+    for row in range(2):
+        for position in range(5):
+            before = states[row, position]
+            for channel in range(6):
+                gate = block.attention_gate.weight[channel] @ before + block.attention_gate.bias[channel]
+                middle[row, position, channel] += attended[row, position, channel] / (1 + math.exp(-gate))
+            here = middle[row, position]
+            normed = (here - here.mean()) / (here.var(correction=0) + block.ff_norm.eps).sqrt()
+            wide = [float(weights @ normed) for weights in block.wide.weight]
+            inner = [wide[unit] / (1 + math.exp(-wide[unit])) * wide[4 + unit] for unit in range(4)]
+            for channel in range(6):
+                gate = block.ff_gate.weight[channel] @ here + block.ff_gate.bias[channel]
+                change = sum(
+                    float(weight) * unit for weight, unit in zip(block.narrow.weight[channel], inner, strict=True)
+                )
+                expected[row, position, channel] = here[channel] + change / (1 + math.exp(-gate))
+    torch.testing.assert_close(block(states), expected)
+
+
+@pytest.mark.parametrize("kind", [CausalBlock, LigrBlock])
+def test_a_later_position_changes_nothing_before_it(kind):
     torch.manual_seed(1)
-    block = CausalBlock(8, heads=2, ff=16, dropout=0.5).double().eval()
+    block = kind(8, heads=2, ff=16, dropout=0.5).double().eval()
     states = torch.randn(3, 5, 8, dtype=torch.float64)
     changed = states.clone()
     changed[:, 3] = torch.randn(3, 8, dtype=torch.float64)
