@@ -1,5 +1,7 @@
 """One published system per file, composed from public parts."""
 
+from sememe.recipes.bsarec import bsarec
+from sememe.recipes.esasrec import esasrec
 from sememe.recipes.item_knn import item_knn
 from sememe.recipes.popularity import popularity
 from sememe.recipes.repeat_last import repeat_last
@@ -7,4 +9,4 @@ from sememe.recipes.sasrec import sasrec
 from sememe.recipes.tiger import tiger
 from sememe.recipes.tiger_collab import tiger_collab
 
-__all__ = ["item_knn", "popularity", "repeat_last", "sasrec", "tiger", "tiger_collab"]
+__all__ = ["bsarec", "esasrec", "item_knn", "popularity", "repeat_last", "sasrec", "tiger", "tiger_collab"]

@@ -17,10 +17,12 @@ from sememe.data.simulator import PlantedWorld
 from sememe.embed.fuse import ProvidedVectors
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
-from sememe.recipes import item_knn, popularity, repeat_last, sasrec, tiger
+from sememe.recipes import bsarec, esasrec, item_knn, popularity, repeat_last, sasrec, tiger
 
 EXPECTED = Path(__file__).parent / "expected"
 RECIPES = {
+    "bsarec": bsarec(),
+    "esasrec": esasrec(),
     "item_knn": item_knn(),
     "popularity": popularity(),
     "repeat_last": repeat_last(),

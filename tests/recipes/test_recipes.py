@@ -13,10 +13,11 @@ from sememe.data.simulated_files import write_world
 from sememe.data.simulator import PlantedWorld
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
-from sememe.recipes import item_knn, popularity, repeat_last, sasrec, tiger, tiger_collab
+from sememe.recipes import bsarec, esasrec, item_knn, popularity, repeat_last, sasrec, tiger, tiger_collab
 
-DEBUG = (popularity(), repeat_last(), item_knn(), sasrec("debug"), tiger("debug"), tiger_collab("debug"))
-SIZED = (sasrec("demo"), sasrec("full"), tiger("demo"), tiger("small"), tiger("paper"))
+ITEM_IDS = (sasrec("debug"), bsarec("debug"), esasrec("debug"))
+DEBUG = (popularity(), repeat_last(), item_knn(), *ITEM_IDS, tiger("debug"), tiger_collab("debug"))
+SIZED = (sasrec("demo"), sasrec("full"), bsarec(), esasrec(), tiger("demo"), tiger("small"), tiger("paper"))
 
 
 @pytest.fixture(scope="module")
