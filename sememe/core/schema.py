@@ -177,3 +177,5 @@ class ModelInputs:
     codes: Codes | None = None
     item_vectors: FloatArray | None = None
     """(I, dim)"""
+    train_counts: Int64Array | None = None
+    """(I,) training events of each item."""

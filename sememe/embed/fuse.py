@@ -55,18 +55,30 @@ class Fuse:
 
     def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
         """float32 (I, D), or (I, whiten).  An item unknown to every part keeps a zero row."""
+        return self.join(self.embed_parts(catalog, train, seed=seed))
+
+    def embed_parts(self, catalog: Catalog, train: Interactions, *, seed: int) -> list[FloatArray]:
+        """float32 (I, dim) of each part, as it is."""
+        self._check()
+        vectors = [part.embed(catalog, train, seed=seed) for part in self.parts]
+        for part, made in zip(self.parts, vectors, strict=True):
+            _log.info("%s: %d of %d items unknown", type(part).__name__, int((~made.any(axis=1)).sum()), len(made))
+        return vectors
+
+    def join(self, vectors: list[FloatArray]) -> FloatArray:
+        """What `embed` makes of the vectors of the parts."""
+        weights = self.weights or (1.0,) * len(vectors)
+        scaled = [np.float32(weight) * unit_rows(made) for weight, made in zip(weights, vectors, strict=True)]
+        joined = np.concatenate(scaled, axis=1)
+        return whitened(joined, num_directions=self.whiten) if self.whiten else joined
+
+    def _check(self) -> None:
         weights = self.weights or (1.0,) * len(self.parts)
         if not self.parts or len(weights) != len(self.parts) or min(weights) < 0 or max(weights) == 0:
             raise ConfigError(
                 f"Fuse got {len(self.parts)} parts and weights {self.weights}",
                 fix="give at least one part, and one weight >= 0 per part (or none), not all 0",
             )
-        vectors = [part.embed(catalog, train, seed=seed) for part in self.parts]
-        for part, made in zip(self.parts, vectors, strict=True):
-            _log.info("%s: %d of %d items unknown", type(part).__name__, int((~made.any(axis=1)).sum()), len(made))
-        scaled = [np.float32(weight) * unit_rows(made) for weight, made in zip(weights, vectors, strict=True)]
-        joined = np.concatenate(scaled, axis=1)
-        return whitened(joined, num_directions=self.whiten) if self.whiten else joined
 
 
 def unit_rows(vectors: FloatArray) -> FloatArray:

@@ -17,7 +17,7 @@ from sememe.core.schema import Int32Array
 from sememe.pipeline.prepare import World, open_items, open_world
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.recommend import Recommender
-from sememe.pipeline.run import open_model
+from sememe.pipeline.trained import open_model, with_rerank
 
 UserId = int | str
 ItemId = int | str
@@ -135,6 +135,8 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
     member = members[chosen["name"]]
     manifest = _stage(stages, chosen["stages"]["model"], f"model-{member.name}")
     trained = open_model(member, manifest, world, items, seed=chosen["seed"])
+    if "rerank" in chosen["stages"]:
+        trained = with_rerank(trained, _stage(stages, chosen["stages"]["rerank"], f"rerank-{member.name}"), world)
     return Run(
         path=path,
         recipe=recipe,

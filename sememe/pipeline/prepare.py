@@ -18,7 +18,8 @@ from sememe.data.index import build_interactions
 from sememe.data.readers import Tables, open_tables
 from sememe.data.splits import Examples, Split, check_no_leak
 from sememe.data.store import load_catalog, load_interactions, save_catalog, save_interactions, save_vocabularies
-from sememe.pipeline.recipe import DataPlan, Recipe
+from sememe.embed.fuse import Fuse
+from sememe.pipeline.recipe import DataPlan, Embedder, Recipe
 from sememe.pipeline.stages import StageStore, Workbench
 from sememe.sid.report import sid_report
 from sememe.sid.vocab import load_codes, save_codes
@@ -48,13 +49,19 @@ class ItemSpace:
     stages: Mapping[str, Manifest]
     """"vectors" and "codes", as far as they exist."""
 
-    def inputs(self, interactions: Interactions) -> ModelInputs:
+    @property
+    def vector_widths(self) -> tuple[int, ...]:
+        """Widths of the parts that the vectors were joined from."""
+        return tuple(self.stages["vectors"].meta["result"]["widths"]) if "vectors" in self.stages else ()
+
+    def inputs(self, world: World) -> ModelInputs:
         """What a model may know when it is built."""
         return ModelInputs(
-            num_users=interactions.num_users,
-            num_items=interactions.num_items,
+            num_users=world.interactions.num_users,
+            num_items=world.interactions.num_items,
             codes=self.codes,
             item_vectors=self.vectors,
+            train_counts=world.train_counts(),
         )
 
 
@@ -118,7 +125,7 @@ def prepare_items(stages: StageStore, recipe: Recipe, world: World, *, seed: int
         "vectors",
         settings={"embed": embedder, "seed": first},
         inputs={"data": world.data.content_hash, "split": world.split_manifest.content_hash},
-        make=lambda bench: _make_vectors(bench, embedder.embed(world.catalog, world.split.train(), seed=first)),
+        make=lambda bench: _make_vectors(bench, embedder, world, seed=first),
     )
     if recipe.tokenizer is None:
         return open_items(vectors_manifest, None)
@@ -194,7 +201,14 @@ def _make_split(bench: Workbench, interactions: Interactions, plan: DataPlan, *,
     return {"protocol": dict(split.protocol)}
 
 
-def _make_vectors(bench: Workbench, vectors: FloatArray) -> dict[str, Any]:
+def _make_vectors(bench: Workbench, embedder: Embedder, world: World, *, seed: int) -> dict[str, Any]:
+    train = world.split.train()
+    if isinstance(embedder, Fuse):
+        parts = embedder.embed_parts(world.catalog, train, seed=seed)
+        vectors, widths = embedder.join(parts), [part.shape[1] for part in parts]
+    else:
+        vectors = embedder.embed(world.catalog, train, seed=seed)
+        widths = [vectors.shape[1]]
     empty = int(np.sum(~vectors.any(axis=1)))
     if empty == len(vectors):
         raise DataError(
@@ -203,7 +217,9 @@ def _make_vectors(bench: Workbench, vectors: FloatArray) -> dict[str, Any]:
             "tiger_collab, which reads who used what instead of text",
         )
     save_file({"vectors": np.ascontiguousarray(vectors)}, bench.target / "vectors.safetensors")
-    return {"shape": list(vectors.shape), "items_without_content": empty}
+    # Whitening mixes the parts: what comes out is one.
+    widths = widths if sum(widths) == vectors.shape[1] else [vectors.shape[1]]
+    return {"shape": list(vectors.shape), "widths": widths, "items_without_content": empty}
 
 
 def _make_codes(bench: Workbench, recipe: Recipe, vectors: FloatArray, *, seed: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ class with that verb fits, so a recipe of your own can bring parts of its own.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -87,6 +88,38 @@ class Decoder(Protocol):
     """Turns a model and a request into ranked items."""
 
     def recommend(self, model: Any, batch: Any, *, k: int, trie: Any, seen: Any) -> Ranked: ...
+
+
+class FittedReranker(Protocol):
+    """Chooses and orders items with the help of a trained model."""
+
+    @property
+    def estimate(self) -> Mapping[str, float]:
+        """What it is worth on validation requests that it was not fitted on; empty where it was loaded."""
+
+    def recommend(self, model: Any, batch: Batch, tensors: Any, *, k: int, seen: Int32Array | None) -> Ranked: ...
+    def state(self) -> Mapping[str, npt.NDArray[np.generic]]: ...
+
+
+class Reranker(Protocol):
+    """The description of a last step that is fitted on validation requests, once the model is trained."""
+
+    @property
+    def max_requests(self) -> int:
+        """At most so many validation requests are used."""
+
+    def fit(
+        self, model: Any, requests: Any, *, evidence: Any, device: Any, seed: int, scratch: Path
+    ) -> FittedReranker: ...
+    def load(self, state: Mapping[str, npt.NDArray[np.generic]], *, evidence: Any) -> FittedReranker: ...
+
+
+@dataclass(frozen=True)
+class View:
+    """Another way to get items out of the same trained model, judged as a row "RECIPE:NAME" of its own."""
+
+    name: str
+    decode: Decoder
 
 
 @dataclass(frozen=True)
@@ -202,6 +235,9 @@ class Recipe:
     objective: Any = None
     """Callable (outputs, batch) -> scalar loss."""
     train: TrainPlan | None = None
+    rerank: Reranker | None = None
+    """Fitted on validation requests after training; `recommend` and the server then use it in place of `decode`."""
+    views: tuple[View, ...] = ()
     evaluation: EvaluationPlan = EvaluationPlan()
     baselines: tuple["Recipe", ...] = ()
     """Judged in the same run, on the same split and by the same `evaluation`; their own are not used."""

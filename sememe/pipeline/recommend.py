@@ -12,7 +12,7 @@ import torch
 
 from sememe.core.schema import PAD, Batch, Int32Array, Ranked
 from sememe.data.ranges import padded
-from sememe.pipeline.recipe import Decoder
+from sememe.pipeline.recipe import Decoder, FittedReranker
 from sememe.train.device import to_tensors
 
 
@@ -28,6 +28,8 @@ class Recommender:
     max_history: int
     """The model reads at most so many of the latest items."""
     device: torch.device
+    rerank: FittedReranker | None = None
+    """Where there is one, it takes the place of `decode`."""
 
     def rank(self, batch: Batch, *, k: int, seen: Int32Array | None) -> Ranked:
         """Rank the catalogue for a prepared batch.
@@ -44,6 +46,8 @@ class Recommender:
         self.model.eval()
         # Always fp32: with bf16 for large batches only, offline and served lists would differ by rounded ties.
         with torch.inference_mode():
+            if self.rerank is not None:
+                return self.rerank.recommend(self.model, batch, tensors, k=k, seen=seen)
             return self.decode.recommend(self.model, tensors, k=k, trie=self.trie, seen=blocked)
 
     def recommend(

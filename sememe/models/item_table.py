@@ -1,0 +1,53 @@
+"""Vectors of items: an embedding of their own, and their projected content.
+
+Shape legend: I items, M of them, V width of the given vectors, D width of the model.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sememe.core.errors import ConfigError
+from sememe.core.schema import BoolArray, ModelInputs
+
+
+class ItemTable(nn.Module):
+    """own[i] + project(content[i]), each where asked for; lengths are about 1 to begin with."""
+
+    content: Tensor
+
+    def __init__(
+        self, inputs: ModelInputs, *, d_model: int, own: bool, content: bool, known_items: BoolArray | None
+    ) -> None:
+        """known_items: (I,) whether the training part holds the item; the others start, and stay, at zero."""
+        super().__init__()
+        self.num_items = inputs.num_items
+        self.own = nn.Embedding(inputs.num_items, d_model) if own else None
+        if self.own is not None:
+            nn.init.normal_(self.own.weight, std=d_model**-0.5)
+            if known_items is not None:
+                self.own.weight.data[torch.from_numpy(~known_items)] = 0.0
+        self.project: nn.Linear | None = None
+        if content:
+            if inputs.item_vectors is None:
+                raise ConfigError(
+                    "the model projects item vectors, and there are none",
+                    fix="add an embedder to the recipe, or set model.content=false",
+                )
+            vectors = torch.from_numpy(inputs.item_vectors)
+            # What all items share says nothing about any of them.
+            known = vectors.any(1, keepdim=True)
+            centered = (vectors - vectors[known.squeeze(1)].mean(0)) * known
+            unit = centered / centered.norm(dim=1, keepdim=True).clamp(min=1e-6)
+            # Not saved: the vectors are an artifact of their own.
+            self.register_buffer("content", unit, persistent=False)
+            self.project = nn.Linear(vectors.shape[1], d_model, bias=False)
+            nn.init.normal_(self.project.weight, std=d_model**-0.5)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """(M,) item indices -> (M, D)."""
+        vectors = torch.zeros((), device=items.device)
+        if self.own is not None:
+            vectors = vectors + self.own(items)
+        if self.project is not None:
+            vectors = vectors + self.project(self.content[items])
+        return vectors

@@ -1,0 +1,180 @@
+"""The item-wise generator: one position per item, a causal trunk, a depth decoder that writes the next item's codes.
+
+Where TIGER (arXiv 2305.05065) spends four positions and an encoder-decoder on an item, here an item is one vector, the
+sum of its code embeddings, an embedding of its own and its projected content; a causal transformer is trained at every
+position at once (as SASRec, arXiv 1808.09781); and a small decoder writes the codes from the position's vector alone
+(the layout of RQ-Transformer, arXiv 2203.01941).  The same position also scores items directly, against the very
+vectors that the trunk reads: one model retrieves by codes and ranks by items.
+
+What is known of cold items: an item that the training part never holds has no embedding of its own, is not among
+the negatives, and does not take part in the normalisation while training; its codes and its content speak for it.
+
+Shape legend: N rows, T positions, P positions with a target, C candidates shared by a batch, I items, L levels, B
+beams, M = N * B hypotheses, K codes of a level, D width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sememe.core.errors import ConfigError
+from sememe.core.schema import PAD, ModelInputs
+from sememe.core.seeding import derive_seed
+from sememe.models.code_nodes import CodeNodes
+from sememe.models.depth import CodeHead, Depth
+from sememe.models.item_table import ItemTable
+from sememe.nn.causal import last_position
+from sememe.nn.trunk import Trunk
+
+
+@dataclass(frozen=True)
+class ItemWise:
+    """The generator with its two heads."""
+
+    trunk: Trunk = Trunk()
+    depth: Depth = Depth()
+    item_embedding: bool = True
+    """Whether an item has a vector of its own, beside its codes and its content."""
+    content: bool = True
+    """Whether the item vectors of the recipe (its `embed`) are projected into the item's vector."""
+
+    def build(self, inputs: ModelInputs, *, seed: int) -> "ItemWiseModel":
+        """A model with fresh weights; equal seeds give equal weights.  Raises ConfigError where codes are missing."""
+        if inputs.codes is None:
+            raise ConfigError("ItemWise writes semantic IDs, and there are none", fix="add a tokenizer to the recipe")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "itemwise"))
+            return ItemWiseModel(self, inputs)
+
+
+@dataclass(eq=False)
+class WritingState:
+    """A search that is under way: the histories, read once, and what each hypothesis has written."""
+
+    hidden: Tensor
+    """(N, D); never copied per beam."""
+    prefix: Tensor
+    """(N, B, l, D) embedded codes of each hypothesis."""
+    nodes: Tensor
+    """(N, B) node of depth l of each hypothesis."""
+
+    @property
+    def level(self) -> int:
+        """Codes written so far."""
+        return self.prefix.shape[2]
+
+
+class ItemWiseModel(nn.Module):
+    """Built by `ItemWise.build`."""
+
+    def __init__(self, config: ItemWise, inputs: ModelInputs) -> None:
+        super().__init__()
+        assert inputs.codes is not None, "checked by ItemWise.build"
+        self.config = config
+        self.codebook_sizes = inputs.codes.codebook_sizes
+        known = None if inputs.train_counts is None else inputs.train_counts > 0
+        width = config.trunk.d_model
+        nodes = CodeNodes(inputs.codes, known_items=known)
+        self.trunk = config.trunk.build()
+        self.writer = CodeHead(config.depth, nodes=nodes, d_model=width, heads=config.trunk.heads)
+        self.items = ItemTable(
+            inputs, d_model=width, own=config.item_embedding, content=config.content, known_items=known
+        )
+        # A person seldom takes the same thing twice, and an item that was just read scores itself high.
+        self.repeat_bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the two heads say of the targets of a training batch.
+
+        batch: "history" (N, T) item indices, left-aligned; "targets" (N, T), PAD where none; "candidates" (C,) items to
+        be told from the target, the targets among them; "target_places" (N, T) where in "candidates" each target is.
+        Returns "code_log_probs" (P, L) and "item_logits" (P, C), by row and position, and "places" (P,).
+        """
+        history, candidates = batch["history"], batch["candidates"].long()
+        places = (batch["targets"].flatten() != PAD).nonzero().squeeze(1)
+        # Each item that the batch mentions is embedded once, whatever the catalogue's size.
+        mentioned, index = torch.unique(
+            torch.cat([candidates, history.flatten().clamp(min=0).long()]), return_inverse=True
+        )
+        vectors = self._vectors(mentioned)
+        inputs = vectors[index[len(candidates) :]].view(*history.shape, -1)
+        hidden = self.trunk(inputs * inputs.shape[-1] ** 0.5).flatten(0, 1)[places]
+        logits = hidden @ vectors[index[: len(candidates)]].T
+        return {
+            "code_log_probs": self.writer.log_probs(hidden, batch["targets"].flatten()[places].long()),
+            "item_logits": self._add_repeat_bias(logits, history, candidates, places),
+            "places": batch["target_places"].flatten()[places].long(),
+        }
+
+    def _vectors(self, items: Tensor) -> Tensor:
+        """(M, D) the vectors of `items` (M,), read by the trunk and compared with what it says."""
+        codes = self.writer.nodes.item_codes(items)
+        vectors: Tensor = self.items(items)
+        for level, table in enumerate(self.writer.read):
+            vectors = vectors + table(codes[:, level])
+        return vectors
+
+    def _add_repeat_bias(self, logits: Tensor, history: Tensor, candidates: Tensor, places: Tensor) -> Tensor:
+        """`logits` (P, C) with the bias on candidates that the row has read up to the position, once each."""
+        rows, length = history.shape
+        # Candidates are in ascending order, so each item of the history is looked up by bisection.
+        column = torch.searchsorted(candidates, history.long()).clamp_(max=len(candidates) - 1)
+        is_candidate = (candidates[column] == history) & (history != PAD)
+        up_to = torch.ones(length, length, dtype=torch.bool, device=history.device).tril()
+        again = ((history.unsqueeze(2) == history.unsqueeze(1)) & up_to.tril(-1)).any(2)
+        # (N, T, T): position t sees the first reading of an item at s <= t.
+        sees = (is_candidate & ~again).unsqueeze(1) & up_to
+        position, source = sees.flatten(0, 1)[places].nonzero(as_tuple=True)
+        row = places[position] // length
+        return logits.index_put(
+            (position, column[row, source]), self.repeat_bias.expand(len(position)), accumulate=True
+        )
+
+    def encode(self, batch: Mapping[str, Tensor]) -> WritingState:
+        """Read the histories of "history" (N, T) and "lengths" (N,): the state before the first code."""
+        hidden = self._last(batch)
+        root = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
+        return WritingState(hidden=hidden, prefix=hidden.new_zeros(len(hidden), 1, 0, hidden.shape[1]), nodes=root)
+
+    def step(self, state: WritingState, codes: Tensor | None, parents: Tensor | None) -> Tensor:
+        """(N, B, K) fp32 log-probabilities of the next level's codes; the protocol is `decode.protocol.StepModel`."""
+        if codes is not None and parents is not None:
+            self._follow(state, codes, parents)
+        rows, beams = state.nodes.shape
+        hidden = state.hidden.unsqueeze(1).expand(-1, beams, -1).reshape(rows * beams, -1)
+        log_probs = self.writer.next_level(hidden, state.prefix.flatten(0, 1), state.nodes.flatten())
+        return log_probs.view(rows, beams, -1)
+
+    def _follow(self, state: WritingState, codes: Tensor, parents: Tensor) -> None:
+        level = state.level
+        chosen = parents[..., None, None].expand(-1, -1, level, state.prefix.shape[-1])
+        prefix = state.prefix.gather(1, chosen)
+        told = self.writer.embed(codes, level=level)
+        state.prefix = torch.cat([prefix, told.unsqueeze(2)], 2)
+        state.nodes = self.writer.nodes.child(state.nodes.gather(1, parents), codes, depth=level)
+
+    def score_items(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(N, I) float32 scores of every item as the next one, by the item head."""
+        hidden, history = self._last(batch), batch["history"]
+        every = torch.arange(self.items.num_items, device=hidden.device)
+        scores = (hidden @ self._vectors(every).T).float()
+        # One more column takes the padding; an item that is there twice gets the number once.
+        read = scores.new_zeros(len(scores), scores.shape[1] + 1)
+        read.scatter_(1, torch.where(history == PAD, scores.shape[1], history.long()), 1.0)
+        return scores + read[:, :-1] * self.repeat_bias.float()
+
+    def code_log_prob(self, batch: Mapping[str, Tensor], items: Tensor) -> Tensor:
+        """(N, C) log-probability that the depth decoder gives to the codes of `items` (N, C), all real items."""
+        hidden = self._last(batch)
+        rows, count = items.shape
+        each = hidden.unsqueeze(1).expand(-1, count, -1).reshape(rows * count, -1)
+        return self.writer.log_probs(each, items.flatten().long()).sum(1).view(rows, count)
+
+    def _last(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(N, D) what the trunk says after the last item; the zero vector for an empty history."""
+        history = batch["history"]
+        vectors = self._vectors(history.flatten().clamp(min=0).long()).view(*history.shape, -1)
+        hidden = self.trunk(vectors * vectors.shape[-1] ** 0.5)
+        return last_position(hidden, batch["lengths"])

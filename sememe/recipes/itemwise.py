@@ -1,0 +1,83 @@
+"""Item-wise generation: one position per item, codes by a depth decoder, items by the same trunk, a learned last word.
+
+Sememe's own recipe; no paper has exactly this.  Parts: residual k-means codes of fused text and co-occurrence vectors
+(OneRec, arXiv 2502.18965, has the residual k-means; LETTER, arXiv 2405.07314, the collaborative signal); the layout of
+RQ-Transformer (arXiv 2203.01941); SASRec's training at every position (arXiv 1808.09781) with sampled softmax; stacking.
+Rows of a run: `itemwise:generator` is the beam by code score with nothing mixed in; `itemwise:rescored` re-scores the
+beam's items by the item head of the same model; `itemwise` is what is deployed: candidates by item head and item-kNN,
+ordered by a small network over the scores of both heads, co-occurrence and text likeness, fitted on validation requests.
+One configuration for all data sets.  What reads the data: vectors are those of the text where there is text, and of
+co-occurrence always; the catalogue's size bounds the candidates and the negatives.
+Status: faithful
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+from sememe.data.batches import SequenceBatches
+from sememe.data.negatives import SharedNegatives
+from sememe.decode.beam import BeamSearch
+from sememe.decode.rescore import Rescored
+from sememe.embed.collaborative import CooccurrenceSvd
+from sememe.embed.fuse import Fuse
+from sememe.embed.text import TextEmbedder
+from sememe.models.counting import ItemKnn
+from sememe.models.depth import Depth
+from sememe.models.itemwise import ItemWise
+from sememe.nn.trunk import Trunk
+from sememe.objectives.itemwise import ItemWiseLoss
+from sememe.pipeline.recipe import EvaluationPlan, Recipe, View
+from sememe.recipes.item_knn import item_knn
+from sememe.recipes.popularity import popularity
+from sememe.recipes.repeat_last import repeat_last
+from sememe.recipes.sasrec import sasrec
+from sememe.rerank.blend import Blend
+from sememe.rerank.signals import CoOccurrence, Likeness
+from sememe.sid.collisions import CollisionToken
+from sememe.sid.rqkmeans import ResidualKMeans
+from sememe.train.optim import AdamW, WarmupCosine
+from sememe.train.plan import TrainPlan
+
+
+def itemwise(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
+    """The recipe at one of its sizes; "demo" is smaller and shorter, "debug" is for tests."""
+    full = Recipe(
+        name="itemwise",
+        embed=Fuse(parts=(TextEmbedder(), CooccurrenceSvd())),
+        tokenizer=ResidualKMeans(),
+        collisions=CollisionToken(),
+        model=ItemWise(),
+        batches=SharedNegatives(SequenceBatches(batch_size=128, max_history=50)),
+        objective=ItemWiseLoss(),
+        train=TrainPlan(
+            epochs=15,
+            optimizer=AdamW(lr=3e-3, weight_decay=0.1, decay_embeddings=True),
+            schedule=WarmupCosine(warmup_steps=200),
+        ),
+        decode=BeamSearch(width=50),
+        views=(View("generator", BeamSearch(width=50)), View("rescored", Rescored(BeamSearch(width=50)))),
+        rerank=Blend(
+            signals=(
+                CoOccurrence(ItemKnn()),
+                CoOccurrence(ItemKnn(decay=1.0, recency=0.8)),
+                Likeness(part=0),
+                Likeness(part=1),
+            )
+        ),
+        baselines=(popularity(), repeat_last(), item_knn(), sasrec()),
+    )
+    if size == "demo":
+        return replace(full, baselines=(popularity(), repeat_last(), item_knn(), sasrec("demo")))
+    if size == "debug":
+        return replace(
+            full,
+            tokenizer=ResidualKMeans(levels=2, codebook_size=16),
+            embed=Fuse(parts=(TextEmbedder(), CooccurrenceSvd(dim=8))),
+            model=ItemWise(trunk=Trunk(layers=1, d_model=32, ff=64, dropout=0.2), depth=Depth(hidden=32)),
+            batches=SharedNegatives(SequenceBatches(batch_size=64, max_history=50), negatives=64),
+            train=TrainPlan(epochs=3, optimizer=AdamW(lr=3e-3)),
+            rerank=Blend(signals=(CoOccurrence(ItemKnn()), Likeness(part=0)), candidates=30, hidden=8, epochs=2),
+            evaluation=EvaluationPlan(validation_users=100, resamples=100),
+            baselines=(popularity(), repeat_last(), item_knn(), sasrec("debug")),
+        )
+    return full

@@ -1,0 +1,1 @@
+"""Ranked to Ranked: what decides the final order."""

@@ -1,0 +1,141 @@
+"""The network inside a blend, what it is trained on, and its training.
+
+Shape legend: N requests, C candidates, F features, M targets.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sememe.core.errors import DataError
+from sememe.core.schema import Batch, Int32Array
+from sememe.core.seeding import derive_seed, generator
+from sememe.train.loop import fit
+from sememe.train.optim import AdamW, WarmupCosine
+from sememe.train.plan import TrainPlan
+
+
+class BlendNet(nn.Module):
+    """score = linear(features) + network(features), features standardised."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, features: int, *, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
+        self.linear = nn.Linear(features, 1, bias=False)
+        self.net = None
+        if hidden:
+            layers = (nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
+            self.net = nn.Sequential(*layers, nn.Linear(hidden, 1, bias=False))
+
+    def standardize(self, features: Tensor) -> None:
+        """Take mean and deviation over all requests and candidates of (N, C, F)."""
+        flat = features.flatten(0, 1)
+        self.mean.copy_(flat.mean(0))
+        # A feature that never changes says nothing; dividing by its deviation would blow up rounding.
+        self.deviation.copy_(flat.std(0).clamp(min=1e-4))
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """batch["features"]: (N, C, F).  Returns "scores" (N, C)."""
+        scaled = (batch["features"] - self.mean) / self.deviation
+        scores = self.linear(scaled)
+        if self.net is not None:
+            scores = scores + self.net(scaled)
+        return {"scores": scores.squeeze(2)}
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedCandidates:
+    """Candidates of requests whose answers are known."""
+
+    items: Tensor
+    """(N, C) int64."""
+    features: Tensor
+    """(N, C, F) float32."""
+    targets: Int32Array
+    """(N, M), PAD-filled."""
+
+    def take(self, rows: Tensor) -> "JudgedCandidates":
+        """The requests at `rows` (n,) int64."""
+        return JudgedCandidates(self.items[rows], self.features[rows], self.targets[rows.numpy()])
+
+    def hits(self) -> Tensor:
+        """(N, C) bool: which candidates are targets."""
+        wanted = torch.from_numpy(self.targets).long()
+        # A PAD candidate is no item, even where a row has PAD among its targets.
+        return (self.items.unsqueeze(2) == wanted.unsqueeze(1)).any(2) & (self.items >= 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Batches:
+    """Random access to shuffled requests: a pure function of the step, as every source of the loop."""
+
+    features: Tensor
+    hits: Tensor
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.features) // self.batch_size)
+
+    def __call__(self, step: int, /) -> Batch:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = generator(self.seed, "blend-batches", epoch).permutation(len(self.features))
+        rows = torch.from_numpy(order[place * self.batch_size : (place + 1) * self.batch_size])
+        return {"features": self.features[rows].numpy(), "hits": self.hits[rows].numpy()}
+
+
+def listwise_softmax(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+    """Mean over all hits of -log softmax over the row's candidates; "scores" (N, C), "hits" (N, C) bool."""
+    return -F.log_softmax(outputs["scores"], dim=1)[batch["hits"]].mean()
+
+
+@dataclass(frozen=True)
+class BlendTraining:
+    """How a BlendNet is trained."""
+
+    hidden: int
+    epochs: int
+    lr: float
+    batch_size: int
+
+    def run(self, judged: JudgedCandidates, *, seed: int, scratch: Path) -> BlendNet:
+        """A network fitted to the requests whose candidates hold a target; `scratch` lets a killed fit go on.
+
+        Raises:
+            DataError: no request has a target among its candidates.
+        """
+        hits = judged.hits()
+        rows = hits.any(1).nonzero().squeeze(1)
+        if len(rows) == 0:
+            raise DataError(
+                "the blend cannot be fitted: no validation request has its answer among the candidates",
+                fix="train the model longer, raise rerank.candidates, or leave the blend out with rerank=none",
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "blend"))
+            net = BlendNet(judged.features.shape[2], hidden=self.hidden)
+        net.standardize(judged.features)
+        plan = TrainPlan(
+            epochs=self.epochs,
+            optimizer=AdamW(lr=self.lr, weight_decay=0.01),
+            schedule=WarmupCosine(),
+            device="cpu",
+            precision="fp32",
+            log_every=1_000_000,
+        )
+        source = _Batches(judged.features[rows], hits[rows], batch_size=self.batch_size, seed=seed)
+        fit(net, source, listwise_softmax, plan, out=scratch, seed=seed, report=_silent)
+        return net.eval()
+
+
+def _silent(line: str) -> None:
+    del line  # seconds of work, inside a stage that says so itself
