@@ -88,7 +88,7 @@ def _slice_table(rows: Sequence[Mapping[str, Any]], *, by: str, split: SplitName
     depth = max(int(name.removeprefix("recall@")) for name in rows[0] if name.removeprefix("recall@").isdigit())
     models = list(dict.fromkeys(row["model"] for row in rows))
     counted = WHAT_IS_COUNTED[by]
-    table = Table(title=f"{split}, recall@{depth} by {counted}, seen items left out")
+    table = Table(title=f"{split}, recall@{depth} by {counted}, seen left out")
     table.add_column("events", no_wrap=True)
     for name in ("users", *models):
         table.add_column(name, justify="right")

@@ -17,7 +17,7 @@ from sememe.core.schema import Interactions, Ranked
 from sememe.data.splits import LastSession, LeaveOneOut, check_no_leak
 from sememe.data.withhold import withhold_items
 from sememe.metrics.coverage import entropy
-from sememe.pipeline.evaluate import Judged, Label
+from sememe.pipeline.evaluate import Judged, Label, protocol_line
 from sememe.pipeline.opened import read_metrics
 from sememe.pipeline.recipe import EvaluationPlan, Recipe
 from sememe.pipeline.run import check_recipe, run_recipe
@@ -125,7 +125,7 @@ def test_the_terminal_shows_slices_by_model() -> None:
     slices[3:3] = [line("tiger", seed, "30+", 0.5) for seed in (0, 1)]
     text = printed({"slices": slices})
     # Titles are folded to the width of their tables.
-    assert "test, recall@10 by training events of the target, seen items left out" in " ".join(text.split())
+    assert "test, recall@10 by training events of the target, seen left out" in " ".join(text.split())
     assert "test, recall@10 by known events of the user" in " ".join(text.split())
     lines = [" ".join(cells.replace("│", " ").split()) for cells in text.splitlines() if "1,234" in cells]
     assert lines == ["cold 1,234 .0000 .3000", "30+ 1,234 1.0000 .5000", "20+ 1,234 .6000"]
@@ -171,6 +171,7 @@ def test_withheld_items_are_new_to_every_model_and_asked_for(world_files: Path, 
 
     counts = metrics["protocol"]["counts"]
     assert any("training events of withheld items" in line for line in lines)
+    assert f"never occur in training; {len(split.withheld)} items withheld from training; " in protocol_line(metrics)
     assert f"  item-knn: counted {counts['train_events']:,} events" in lines
     cold = [part for part in metrics["slices"] if part["slice"] == "cold"]
     # Validation asks for none of them.
