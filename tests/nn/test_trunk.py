@@ -13,6 +13,7 @@ from sememe.core.errors import ConfigError
 from sememe.core.schema import Batch, ModelInputs
 from sememe.core.seeding import generator
 from sememe.models.sequential import SasRec
+from sememe.nn.dropout import dropout
 from sememe.nn.trunk import Trunk, TrunkModule
 from sememe.train.loop import fit
 from sememe.train.plan import TrainPlan
@@ -81,6 +82,19 @@ def test_the_defaults_are_those_of_sasrec_and_start_with_equal_spread():
     for name, value in trunk.named_parameters():
         torch.testing.assert_close(value.std(), sasrec.get_parameter(name).std(), rtol=0.05, atol=1e-6)
     assert trunk.config.dropout == SasRec().dropout
+
+
+def test_dropout_falls_on_the_inputs_the_hidden_values_and_what_each_part_adds():
+    trunk, share = lively(built(SMALL)).train(), SMALL.dropout
+    torch.manual_seed(3)
+    outputs = trunk(some_states())
+    torch.manual_seed(3)
+    states = dropout(some_states() + trunk.positions.weight, share)
+    for block in trunk.blocks:
+        states = states + dropout(block.attention(block.attention_norm(states)), share)
+        hidden = dropout(nn.functional.gelu(block.ff[0](block.ff_norm(states))), share)
+        states = states + dropout(block.ff[3](hidden), share)
+    torch.testing.assert_close(outputs, trunk.norm(states))
 
 
 @every_variant
