@@ -132,7 +132,7 @@ class CodeHead(nn.Module):
         query = self.query(hidden[open_rows], prefix[open_rows])
         if level == 0:
             every = torch.arange(self.nodes.num_nodes(1), device=hidden.device)
-            logits = self._hide_unknown(query @ self.node_vectors(every, depth=1).T, every, depth=1)
+            logits = self._hide_unknown(exact(query @ self.node_vectors(every, depth=1).T), every, depth=1)
             return logits.log_softmax(1).gather(1, wanted.unsqueeze(1)).squeeze(1)
         children = self.nodes.children_of(parent[open_rows], depth=level)
         logits = self._hide_unknown(self._compare(query, children, depth=level + 1), children.node, depth=level + 1)
@@ -162,6 +162,11 @@ class CodeHead(nn.Module):
         dense = logits.new_full((len(nodes), self.nodes.codebook_sizes[level]), NEVER)
         dense[children.owner, self.nodes.node_codes(level + 1)[children.node]] = logits
         return dense.log_softmax(1)
+
+
+def exact(logits: Tensor) -> Tensor:
+    """`logits` in at least fp32: where products are taken in bf16, the sums after them must not be."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def segment_logsumexp(values: Tensor, segments_of: Tensor, *, segments: int) -> Tensor:

@@ -23,7 +23,7 @@ from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, ModelInputs
 from sememe.core.seeding import derive_seed
 from sememe.models.code_nodes import CodeNodes
-from sememe.models.depth import CodeHead, Depth
+from sememe.models.depth import CodeHead, Depth, exact
 from sememe.models.item_table import ItemTable
 from sememe.nn.causal import last_position
 from sememe.nn.trunk import Trunk
@@ -101,7 +101,7 @@ class ItemWiseModel(nn.Module):
         vectors = self._vectors(mentioned)
         inputs = vectors[index[len(candidates) :]].view(*history.shape, -1)
         hidden = self.trunk(inputs * inputs.shape[-1] ** 0.5).flatten(0, 1)[places]
-        logits = hidden @ vectors[index[: len(candidates)]].T
+        logits = exact(hidden @ vectors[index[: len(candidates)]].T)
         return {
             "code_log_probs": self.writer.log_probs(hidden, batch["targets"].flatten()[places].long()),
             "item_logits": self._add_repeat_bias(logits, history, candidates, places),
@@ -175,6 +175,7 @@ class ItemWiseModel(nn.Module):
     def _last(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(N, D) what the trunk says after the last item; the zero vector for an empty history."""
         history = batch["history"]
-        vectors = self._vectors(history.flatten().clamp(min=0).long()).view(*history.shape, -1)
+        vectors = self._vectors(history.flatten().clamp(min=0).long())
+        vectors = vectors.view(*history.shape, vectors.shape[-1])
         hidden = self.trunk(vectors * vectors.shape[-1] ** 0.5)
         return last_position(hidden, batch["lengths"])
