@@ -51,7 +51,7 @@ def readings(trained: TrainedModel) -> Sequence[Reading]:
 
 
 def evaluate_reading(
-    stages: StageStore, reading: Reading, trained: TrainedModel, world: World, plan: EvaluationPlan
+    stages: StageStore, reading: Reading, *, trained: TrainedModel, world: World, plan: EvaluationPlan
 ) -> Manifest:
     """Judge one reading on its splits, with seen items left in and left out."""
     return stages.get(

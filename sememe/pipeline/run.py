@@ -7,7 +7,7 @@ RUN/stages/         the artifacts
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from sememe.core.config import to_tree, tree_hash
 from sememe.core.errors import ConfigError
 from sememe.pipeline.evaluate import compare_models
 from sememe.pipeline.judging import evaluate_reading, readings
-from sememe.pipeline.prepare import prepare_items, prepare_world
-from sememe.pipeline.recipe import Recipe
+from sememe.pipeline.prepare import World, prepare_items, prepare_world
+from sememe.pipeline.recipe import EvaluationPlan, Recipe
 from sememe.pipeline.stages import Say, StageStore, only_writer
 from sememe.pipeline.trained import TrainedModel, is_neural, train_model
 
@@ -50,33 +50,22 @@ def run_recipe(
     with only_writer(out):
         stages = StageStore(root=out / "stages", say=say, recipe_hash=tree_hash(recipe))
         world = prepare_world(stages, recipe.data, source=data, columns=columns or {})
-        models: list[dict[str, Any]] = []
-        rows: list[dict[str, Any]] = []
-        slices: list[dict[str, Any]] = []
-        per_row: list[pl.DataFrame] = []
         # Items first: what is wrong with them shows before hours of training.
         prepared = [
             (member, seed, prepare_items(stages, member, world, seed=seed)) for member, seed in _members(recipe)
         ]
+        found = _Findings()
         for member, seed, items in prepared:
             trained = train_model(stages, member, world, items, seed=seed)
-            judged = {
-                reading.name: evaluate_reading(stages, reading, trained, world, recipe.evaluation)
-                for reading in readings(trained)
-            }
-            for evaluation in judged.values():
-                rows += json.loads((evaluation.path / "rows.json").read_text(encoding="utf-8"))
-                slices += json.loads((evaluation.path / "slices.json").read_text(encoding="utf-8"))
-                per_row.append(pl.read_parquet(evaluation.path / "per_row.parquet"))
-            models.append(_entry(trained, judged))
-        comparisons = compare_models(pl.concat(per_row), main=recipe.name, resamples=recipe.evaluation.resamples)
+            found.take(trained, _judge(stages, trained, world, recipe.evaluation))
+        comparisons = compare_models(pl.concat(found.per_row), main=recipe.name, resamples=recipe.evaluation.resamples)
         protocol = dict(world.split.protocol) | {
             "catalogue": "full",
             "level": "item",
             "ties": "averaged",
             "decode": {name: how for member, _, _ in prepared for name, how in _ways(member).items()},
         }
-        metrics = {"protocol": protocol, "rows": rows, "slices": slices, "comparisons": comparisons}
+        metrics = {"protocol": protocol, "rows": found.rows, "slices": found.slices, "comparisons": comparisons}
         write_file(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         description = {
             "recipe": to_tree(recipe),
@@ -84,10 +73,28 @@ def run_recipe(
             "spec": dict(spec or {}),
             "data": str(data) if isinstance(data, str | Path) else "a table in memory",
             "stages": {"data": world.data.path.name, "split": world.split_manifest.path.name},
-            "models": models,
+            "models": found.models,
         }
         write_file(out / "run.json", json.dumps(description, indent=2) + "\n")
     return out
+
+
+@dataclass
+class _Findings:
+    """What the models of a run came to, in the order in which they were judged."""
+
+    models: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    slices: list[dict[str, Any]] = field(default_factory=list)
+    per_row: list[pl.DataFrame] = field(default_factory=list)
+
+    def take(self, trained: TrainedModel, judged: Mapping[str, Manifest]) -> None:
+        """Add one model's evaluations."""
+        for evaluation in judged.values():
+            self.rows += json.loads((evaluation.path / "rows.json").read_text(encoding="utf-8"))
+            self.slices += json.loads((evaluation.path / "slices.json").read_text(encoding="utf-8"))
+            self.per_row.append(pl.read_parquet(evaluation.path / "per_row.parquet"))
+        self.models.append(_entry(trained, judged))
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -146,6 +153,14 @@ def _members(recipe: Recipe) -> Sequence[tuple[Recipe, int]]:
         seeds = recipe.seeds if is_neural(member) else recipe.seeds[:1]
         members += [(replace(member, seeds=seeds, evaluation=recipe.evaluation), seed) for seed in seeds]
     return members
+
+
+def _judge(stages: StageStore, trained: TrainedModel, world: World, plan: EvaluationPlan) -> dict[str, Manifest]:
+    """Row name -> evaluation, for each way to read the model."""
+    return {
+        reading.name: evaluate_reading(stages, reading, trained=trained, world=world, plan=plan)
+        for reading in readings(trained)
+    }
 
 
 def _ways(member: Recipe) -> dict[str, str]:

@@ -1,13 +1,17 @@
 """Item-wise generation: one position per item, codes by a depth decoder, items by the same trunk, a learned last word.
 
-Sememe's own recipe; no paper has exactly this.  Parts: residual k-means codes of fused text and co-occurrence vectors
-(OneRec, arXiv 2502.18965, has the residual k-means; LETTER, arXiv 2405.07314, the collaborative signal); the layout of
-RQ-Transformer (arXiv 2203.01941); SASRec's training at every position (arXiv 1808.09781) with sampled softmax; stacking.
-Rows of a run: `itemwise:generator` is the beam by code score with nothing mixed in; `itemwise:rescored` re-scores the
-beam's items by the item head of the same model; `itemwise` is what is deployed: candidates by item head and item-kNN,
-ordered by a small network over the scores of both heads, co-occurrence and text likeness, fitted on validation requests.
-One configuration for all data sets.  What reads the data: vectors are those of the text where there is text, and of
-co-occurrence always; the catalogue's size bounds the candidates and the negatives.
+Paper: none has exactly this; it is Sememe's own, made of published parts.
+Kept: residual k-means codes (OneRec, arXiv 2502.18965) of text joined with co-occurrence (as LETTER, arXiv 2405.07314,
+joins them); one position per item and a depth decoder over its codes (RQ-Transformer, arXiv 2203.01941); a target at
+every position (SASRec, arXiv 1808.09781); sampled softmax with its correction (Yi et al., RecSys 2019).
+Deviations: each level is normalised over the codes that exist, in training too; one trunk writes codes and scores
+items; a small network, fitted on validation requests, has the last word.
+Rows of a run: `itemwise:generator` is the beam by code score with nothing mixed in; `itemwise:rescored` orders the
+beam's items by both heads of the model; `itemwise` is what is deployed: candidates by item head and item-kNN, ordered
+by the small network from the scores of both heads, co-occurrence, and likeness of content.
+One configuration for all data sets.  What reads the data: item vectors come from text where there is text, and from
+co-occurrence always; candidates and negatives are bounded by the catalogue.
+Published numbers: none; docs/itemwise.md has what we measured.
 Status: faithful
 """
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sememe.core.errors import DataError
 from sememe.core.schema import Batch, Int32Array
-from sememe.core.seeding import derive_seed, generator
+from sememe.core.seeding import generator
 from sememe.train.loop import fit
 from sememe.train.optim import AdamW, WarmupCosine
 from sememe.train.plan import TrainPlan
@@ -34,6 +35,13 @@ class BlendNet(nn.Module):
         if hidden:
             layers = (nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
             self.net = nn.Sequential(*layers, nn.Linear(hidden, 1, bias=False))
+
+    @torch.no_grad()
+    def start(self, random: np.random.Generator) -> None:
+        """Draw the weights anew: normal with a deviation of fan-in ** -0.5, biases zero."""
+        for parameter in self.parameters():
+            drawn = random.standard_normal(tuple(parameter.shape)) * parameter.shape[-1] ** -0.5
+            parameter.copy_(torch.from_numpy(drawn) if parameter.ndim > 1 else torch.zeros_like(parameter))
 
     def standardize(self, features: Tensor) -> None:
         """Take mean and deviation over all requests and candidates of (N, C, F)."""
@@ -120,9 +128,8 @@ class BlendTraining:
                 "the blend cannot be fitted: no validation request has its answer among the candidates",
                 fix="train the model longer, raise rerank.candidates, or leave the blend out with rerank=none",
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "blend"))
-            net = BlendNet(judged.features.shape[2], hidden=self.hidden)
+        net = BlendNet(judged.features.shape[2], hidden=self.hidden)
+        net.start(generator(seed, "blend"))
         net.standardize(judged.features)
         plan = TrainPlan(
             epochs=self.epochs,
