@@ -37,6 +37,27 @@ class Beams:
 
 
 @dataclass(frozen=True, eq=False)
+class Children:
+    """The nodes below live hypotheses, in node order."""
+
+    codes: Tensor
+    """(N, B, W) int64; any code where `missing`."""
+    missing: Tensor
+    """(N, B, W) bool: the beam has fewer than W children."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The hypotheses that a step keeps."""
+
+    beams: Beams
+    parents: Tensor
+    """(N, B) int64: the beam of the last step that each continues."""
+    columns: Tensor
+    """(N, B) int64: where each stands among its row's candidates, flattened."""
+
+
+@dataclass(frozen=True, eq=False)
 class Found:
     """Items found for each row, best first, as tensors."""
 
@@ -86,7 +107,7 @@ def search(
     assert tuple(model.codebook_sizes) == trie.codebook_sizes, "the trie and the model come from different codes"
     closed_items = None if seen is None else SeenPositions.build(seen, trie)
     beams = _walk(model, model.encode(batch), width=width, trie=trie, seen=closed_items)
-    return _list_items(beams, k=k, trie=trie, seen=closed_items)
+    return list_items(beams, k=k, trie=trie, seen=closed_items)
 
 
 def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, seen: SeenPositions | None) -> Beams:
@@ -99,28 +120,29 @@ def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, seen: SeenPos
         if beams is None:
             start = torch.zeros(log_probs.shape[:2], device=trie.device)
             beams = Beams(nodes=start.long(), scores=start)
-        candidates = _expand(beams, log_probs, depth=depth, trie=trie)
+        below = children_of(beams, depth=depth, trie=trie)
+        candidates = log_probs.gather(2, below.codes).add_(beams.scores.unsqueeze(2)).masked_fill_(below.missing, NEVER)
         if seen is not None:
-            candidates = _close(candidates, beams, seen, depth=depth, trie=trie)
-        beams, parents = _keep(candidates, beams, width=width, depth=depth, trie=trie)
+            candidates = close_seen(candidates, beams, seen, depth=depth, trie=trie)
+        kept = keep_best(candidates, beams, width=width, depth=depth, trie=trie)
+        beams, parents = kept.beams, kept.parents
         codes = trie.child_codes[depth][beams.nodes].long()
     assert beams is not None, "a trie has at least one level"
     return beams
 
 
-def _expand(beams: Beams, log_probs: Tensor, *, depth: int, trie: Trie) -> Tensor:
-    """(N, B, W) fp32 scores of the children of every beam, in node order; -inf where a beam has fewer than W."""
+def children_of(beams: Beams, *, depth: int, trie: Trie) -> Children:
+    """The children of every live beam; a dead one has none."""
     starts = trie.child_starts[depth]
     first = starts[beams.nodes].long()
     count = torch.where(beams.scores > NEVER, starts[beams.nodes + 1] - first, 0)
     offset = torch.arange(max(1, int(count.max())), device=trie.device)
     child = (first.unsqueeze(2) + offset).clamp_(max=len(trie.child_codes[depth]) - 1)
-    scores = log_probs.gather(2, trie.child_codes[depth][child].long()) + beams.scores.unsqueeze(2)
-    return scores.masked_fill_(offset >= count.unsqueeze(2), NEVER)
+    return Children(codes=trie.child_codes[depth][child].long(), missing=offset >= count.unsqueeze(2))
 
 
-def _close(candidates: Tensor, beams: Beams, seen: SeenPositions, *, depth: int, trie: Trie) -> Tensor:
-    """The candidates with those set to -inf that hold no item that is not seen."""
+def close_seen(candidates: Tensor, beams: Beams, seen: SeenPositions, *, depth: int, trie: Trie) -> Tensor:
+    """The candidates (N, B, W) with those set to -inf that hold no item that is not seen."""
     rows, num_beams, widest = candidates.shape
     at = seen.positions.clamp(max=trie.num_items - 1)
     parent, node = trie.node_at(at, depth=depth), trie.node_at(at, depth=depth + 1)
@@ -135,18 +157,18 @@ def _close(candidates: Tensor, beams: Beams, seen: SeenPositions, *, depth: int,
     return candidates.masked_fill(mask[:, :-1].view_as(candidates), NEVER)
 
 
-def _keep(candidates: Tensor, beams: Beams, *, width: int, depth: int, trie: Trie) -> tuple[Beams, Tensor]:
-    """The best `width` candidates as the beams of the next depth, and the beam (N, B) that each continues."""
+def keep_best(candidates: Tensor, beams: Beams, *, width: int, depth: int, trie: Trie) -> Kept:
+    """The best `width` of the candidates (N, B, W), children of `beams`, as the beams of the next depth."""
     _, num_beams, widest = candidates.shape
     # Candidates lie in node order, which `select_best` keeps: the next beams are in node order again.
     chosen = select_best(candidates.flatten(1), k=min(width, num_beams * widest))
     parents = chosen.columns // widest
     first = trie.child_starts[depth][beams.nodes.gather(1, parents)]
     nodes = (first + chosen.columns % widest).clamp_(max=len(trie.child_codes[depth]) - 1)
-    return Beams(nodes=nodes, scores=chosen.values), parents
+    return Kept(beams=Beams(nodes=nodes, scores=chosen.values), parents=parents, columns=chosen.columns)
 
 
-def _list_items(beams: Beams, *, k: int, trie: Trie, seen: SeenPositions | None) -> Found:
+def list_items(beams: Beams, *, k: int, trie: Trie, seen: SeenPositions | None) -> Found:
     """The first k items of the ranked leaves: leaves by score, then node; items of a leaf by index."""
     leaves = _rank(beams)
     starts = trie.item_starts[-1]
