@@ -80,10 +80,15 @@ class SequenceBatches:
     batch_size: int = 128
     max_history: int = 50
     long_sequences: Literal["chunk", "last"] = "chunk"
+    targets_per_batch: int | None = None
+    """Where set, `batch_size` is not used: a batch has as many rows as hold about so many targets in the mean over the
+    data at hand, so that steps are alike on short and on long histories."""
 
     def source(self, train: Interactions, *, seed: int) -> "SpanSource":
         """The source over a training part.  Raises DataError where no user has two events."""
         _check_positive(batch_size=self.batch_size, max_history=self.max_history)
+        if self.targets_per_batch is not None:
+            _check_positive(targets_per_batch=self.targets_per_batch)
         if self.long_sequences not in ("chunk", "last"):
             raise ConfigError(
                 f'long_sequences must be "chunk" or "last", got {self.long_sequences!r}',
@@ -93,7 +98,13 @@ class SequenceBatches:
         if self.long_sequences == "last":
             pieces = np.minimum(pieces, 1)
         spans = _Spans(train, per_user=pieces, stride=self.max_history, width=self.max_history)
-        return SpanSource(spans, batch_size=self.batch_size, seed=seed, make=_sequence_batch)
+        return SpanSource(spans, batch_size=self._rows(spans), seed=seed, make=_sequence_batch)
+
+    def _rows(self, spans: "_Spans") -> int:
+        if self.targets_per_batch is None or len(spans) == 0:
+            return self.batch_size
+        # Each input has one target, so the lengths add up to the targets.
+        return max(1, round(self.targets_per_batch * len(spans) / int(spans.lengths().sum(dtype=np.int64))))
 
 
 @dataclass(frozen=True, eq=False)

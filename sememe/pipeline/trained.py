@@ -121,6 +121,7 @@ def _make_neural(
     source = recipe.batches.source(world.split.train(), seed=seed)
     if items.codes is not None:
         source = with_codes(source, items.codes)
+    say(f"  {recipe.name}: {source.steps_per_epoch:,} steps per epoch, {len(source(0)['history']):,} rows in the first")
     result = fit(
         model,
         source,

@@ -79,6 +79,19 @@ def test_sequence_batches_hold_every_pair_once_per_epoch(long_sequences):
         assert targets == [event for event in range(train.num_events) if event not in firsts]
 
 
+def test_rows_follow_from_the_targets_that_a_batch_is_to_hold():
+    train = random_log()
+    part = SequenceBatches(max_history=7, targets_per_batch=30)
+    batches = epoch(part.source(train, seed=3))
+    rows = [len(batch["user"]) for batch in batches]
+    targets = sum(int((batch["targets"] != PAD).sum()) for batch in batches)
+    # About 580 targets in 100 rows: 30 targets are about 5 rows.
+    assert max(rows) == round(30 * sum(rows) / targets)
+    assert all(count == max(rows) for count in sorted(rows)[1:])
+    with pytest.raises(ConfigError, match="targets_per_batch"):
+        SequenceBatches(targets_per_batch=0).source(train, seed=0)
+
+
 @pytest.mark.parametrize("part", [PrefixBatches(batch_size=16, max_history=9), SequenceBatches(batch_size=8)])
 def test_a_step_gives_the_same_batch_whenever_it_is_asked(part):
     train = random_log()
