@@ -11,22 +11,26 @@ Shape legend: P positions, M hypotheses, L levels, D width, K codes of a level, 
 """
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from sememe.core.errors import ConfigError, did_you_mean
 from sememe.models.code_nodes import Children, CodeNodes
 from sememe.nn.causal import CausalBlock, initialize
 
 NEVER = float("-inf")
 
 
+Form = Literal["mlp", "transformer", "parallel"]
+
+
 @dataclass(frozen=True)
 class Depth:
     """How the codes of one item are written."""
 
-    form: Literal["mlp", "transformer", "parallel"] = "mlp"
+    form: Form = "mlp"
     """mlp: a two-layer network per level reads the position and the sum of the codes so far.  transformer: causal
     blocks over [position, code 1, code 2, ...].  parallel: each level reads the position alone."""
     hidden: int = 256
@@ -36,6 +40,17 @@ class Depth:
     dropout: float = 0.2
     node_vectors: bool = True
     """Give every node of the tree a vector of its own, beside its code's."""
+
+    def check(self) -> None:
+        """Raise a ConfigError that names the setting which cannot be."""
+        if self.form not in get_args(Form):
+            fix = did_you_mean(str(self.form), get_args(Form))
+            raise ConfigError(f"form is {self.form!r}, which there is not", fix=fix)
+        for name in ("hidden", "layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, and must be at least 1", fix=f"set {name} higher")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout is {self.dropout}, not at least 0 and below 1", fix="set e.g. dropout=0.2")
 
 
 class QueryNet(nn.Module):
@@ -82,6 +97,7 @@ class CodeHead(nn.Module):
 
     def __init__(self, config: Depth, *, nodes: CodeNodes, d_model: int, heads: int) -> None:
         super().__init__()
+        config.check()
         self.nodes = nodes
         levels = nodes.num_levels
         self.query = QueryNet(config, levels=levels, d_model=d_model, heads=heads)
