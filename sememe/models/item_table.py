@@ -36,7 +36,8 @@ class ItemTable(nn.Module):
             vectors = torch.from_numpy(inputs.item_vectors)
             # What all items share says nothing about any of them.
             known = vectors.any(1, keepdim=True)
-            centered = (vectors - vectors[known.squeeze(1)].mean(0)) * known
+            shared = vectors[known.squeeze(1)].mean(0) if bool(known.any()) else 0.0
+            centered = (vectors - shared) * known
             unit = centered / centered.norm(dim=1, keepdim=True).clamp(min=1e-6)
             # Not saved: the vectors are an artifact of their own.
             self.register_buffer("content", unit, persistent=False)
