@@ -43,11 +43,12 @@ class Rescored:
             item_scores = torch.as_tensor(model.score_items(batch)).log_softmax(1)
         scores = self._mix(found, item_scores)
         best = rank_best(scores, k=min(k, count))
-        listed = found.items.gather(1, best.columns)
+        listed, last = found.items.gather(1, best.columns), best.values[:, -1:]
+        tied = (scores == last).sum(dim=1) - (best.values == last).sum(dim=1)
         return Found(
             items=listed.masked_fill(best.values == NEVER, PAD),
             scores=best.values,
-            tied_beyond=torch.zeros(len(listed), dtype=torch.int64, device=listed.device),
+            tied_beyond=torch.where(last.squeeze(1) == NEVER, 0, tied),
         ).to_ranked(source="beam:rescored")
 
     def _mix(self, found: Found, item_scores: Tensor) -> Tensor:
