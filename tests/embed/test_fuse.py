@@ -33,6 +33,23 @@ def test_parts_are_scaled_weighted_and_joined() -> None:
     np.testing.assert_allclose(equal, [[0.6, 0.8, -1], [0, 0, -1], [0, 1, -1]])
 
 
+def test_parts_can_be_made_apart_and_joined_later() -> None:
+    """`embed` is `join` of `embed_parts`; the parts come as they are, so that their widths can be told."""
+    for fuse in (
+        Fuse(parts=(ProvidedVectors(), Constant())),
+        Fuse(parts=(Constant(), ProvidedVectors()), weights=(0.5, 2.0)),
+        Fuse(parts=(ProvidedVectors(), ProvidedVectors()), whiten=1),
+    ):
+        parts = fuse.embed_parts(CATALOG, NO_EVENTS, seed=0)
+        assert len(parts) == 2
+        for part, made in zip(fuse.parts, parts, strict=True):
+            np.testing.assert_array_equal(made, part.embed(CATALOG, NO_EVENTS, seed=0))
+        joined, whole = fuse.join(parts), fuse.embed(CATALOG, NO_EVENTS, seed=0)
+        np.testing.assert_array_equal(joined, whole)
+        assert joined.shape[1] == (fuse.whiten or sum(made.shape[1] for made in parts))
+    np.testing.assert_array_equal(CATALOG.vectors, VECTORS)
+
+
 def test_whitening_decorrelates_and_keeps_unknown_items_zero() -> None:
     rng = np.random.default_rng(0)
     vectors = (rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)) + 3).astype(np.float32)
@@ -73,8 +90,9 @@ def test_unit_rows_leave_zero_rows_alone() -> None:
     ],
 )
 def test_weights_that_do_not_fit_are_refused(part: Fuse) -> None:
-    with pytest.raises(ConfigError, match="Fuse got"):
-        part.embed(CATALOG, NO_EVENTS, seed=0)
+    for make in (part.embed, part.embed_parts):
+        with pytest.raises(ConfigError, match="Fuse got"):
+            make(CATALOG, NO_EVENTS, seed=0)
 
 
 def test_provided_vectors_must_be_there_and_finite() -> None:
