@@ -40,7 +40,7 @@ def prepare_rerank(
         make=lambda bench: _make_rerank(bench, recipe, recommender, world=world, items=items, seed=seed),
     )
     estimate = manifest.meta["result"]["estimate"]
-    numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(estimate.items()))
+    numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(estimate.items())) or "too few to tell"
     stages.say(f"  fitted on one half of the validation requests, judged on the other: {numbers}")
     return manifest
 

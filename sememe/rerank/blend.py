@@ -126,7 +126,7 @@ class FittedBlend:
     signals: tuple[FittedSignal, ...]
     net: BlendNet
     estimate: Mapping[str, float] = field(default_factory=dict)
-    """Cross-fitted validation metrics, after `Blend.fit`."""
+    """Cross-fitted validation metrics, after `Blend.fit`; empty where there were too few requests to tell."""
 
     def recommend(
         self, model: Generator, batch: Batch, tensors: TensorBatch, *, k: int, seen: Int32Array | None
@@ -204,10 +204,11 @@ def _judge_candidates(
 
 
 def _cross_fit(blend: FittedBlend, judged: JudgedCandidates, *, seed: int, scratch: Path) -> dict[str, float]:
-    """Mean metrics of requests by a network that was fitted on the other half."""
+    """Mean metrics of requests by a network that was fitted on the other half; none where a half has no answer."""
     order = torch.from_numpy(generator(seed, "blend-halves").permutation(len(judged.targets)))
-    halves = order.chunk(2)
-    if len(halves) < 2:
+    halves, answered = order.chunk(2), judged.hits().any(1)
+    if len(halves) < 2 or not all(bool(answered[half].any()) for half in halves):
+        # Where no request has its answer at all, the fit on all of them says so.
         return {}
     values: dict[str, list[npt.NDArray[np.float64]]] = {}
     for number, (fitted_on, held_out) in enumerate((halves, halves[::-1])):

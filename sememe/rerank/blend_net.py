@@ -48,7 +48,7 @@ class BlendNet(nn.Module):
         flat = features.flatten(0, 1)
         self.mean.copy_(flat.mean(0))
         # A feature that never changes says nothing; dividing by its deviation would blow up rounding.
-        self.deviation.copy_(flat.std(0).clamp(min=1e-4))
+        self.deviation.copy_(flat.std(0, correction=0).clamp(min=1e-4))
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """batch["features"]: (N, C, F).  Returns "scores" (N, C)."""

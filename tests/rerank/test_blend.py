@@ -1,0 +1,255 @@
+"""The last word, on planted requests: it finds the feature that is right, and says honestly what it is worth."""
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from planted_requests import ITEMS, NO_EVIDENCE, Planted, RandomModel, Request, answers, as_tensors, requests
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+import sememe.rerank.blend_net
+from sememe.core.errors import ConfigError, DataError
+from sememe.core.schema import PAD, Ranked
+from sememe.metrics.ranking import rank_metrics
+from sememe.models.counting import ItemKnn
+from sememe.rerank.blend import Blend, FittedBlend
+from sememe.rerank.blend_net import BlendNet, JudgedCandidates, listwise_softmax
+from sememe.rerank.signals import CoOccurrence
+from sememe.train.interrupt import TrainingInterrupted
+
+PLAN = Blend(signals=(Planted(),), candidates=ITEMS, hidden=8, epochs=4, lr=0.05, batch_size=32)
+KNOWN, FRESH = range(300), range(300, 600)
+
+
+def fitted(plan: Blend, scratch: Path, *, users: range = KNOWN, seed: int = 0) -> FittedBlend:
+    return plan.fit(
+        RandomModel(), requests(users), evidence=NO_EVIDENCE, device=torch.device("cpu"), seed=seed, scratch=scratch
+    )
+
+
+def ask(blend: FittedBlend, request: Request, *, k: int = 10, leave_out: bool = False) -> Ranked:
+    seen = request.seen if leave_out else None
+    return blend.recommend(RandomModel(), request.batch, as_tensors(request.batch), k=k, seen=seen)
+
+
+def judged(blend: FittedBlend, users: range = FRESH) -> dict[str, float]:
+    (request,) = requests(users, size=len(users))
+    found = rank_metrics(ask(blend, request), request.targets, ks=(1, 10))
+    return {name: float(values.mean()) for name, values in found.items()}
+
+
+@pytest.fixture(scope="module")
+def blend(tmp_path_factory: pytest.TempPathFactory) -> FittedBlend:
+    return fitted(PLAN, tmp_path_factory.mktemp("blend"))
+
+
+def test_the_one_feature_that_is_right_is_found(blend: FittedBlend) -> None:
+    assert judged(blend)["hit@1"] > 0.95
+    assert blend.estimate["ndcg@10"] > 0.95
+
+
+def test_the_linear_part_alone_finds_it_too(tmp_path: Path) -> None:
+    linear = fitted(replace(PLAN, hidden=0), tmp_path)
+    assert linear.net.net is None
+    assert judged(linear)["hit@1"] > 0.95
+
+
+def test_the_estimate_is_near_the_truth_on_fresh_requests(tmp_path: Path) -> None:
+    """A signal that is right for 60 % of the users, and candidates that miss the answer at times."""
+    unsure = fitted(replace(PLAN, signals=(Planted(right=0.6),), candidates=20), tmp_path)
+    truth = judged(unsure)
+    assert set(unsure.estimate) == {"recall@10", "hit@10", "ndcg@10", "mrr@10"}
+    for name, value in unsure.estimate.items():
+        assert value == pytest.approx(truth[name], abs=0.08)
+    assert 0.4 < truth["hit@10"] < 0.9
+
+
+def test_the_estimate_does_not_believe_what_was_learned_by_heart(tmp_path: Path) -> None:
+    """No feature is of any use: a network that memorises its requests is still judged on others."""
+    plan = replace(PLAN, signals=(Planted(right=0.0),), hidden=64, epochs=30, lr=0.05)
+    useless = fitted(plan, tmp_path, users=range(50))
+    assert judged(useless, users=range(50))["mrr@10"] > 0.5
+    # A random order of 30 items: the mean of 1/rank over the first 10 places.
+    chance = sum(1 / rank for rank in range(1, 11)) / ITEMS
+    assert useless.estimate["mrr@10"] == pytest.approx(chance, abs=0.12)
+
+
+def test_candidates_and_features_are_those_of_a_loop(blend: FittedBlend) -> None:
+    (request,) = requests(range(5), size=5)
+    model, signal = RandomModel(), Planted().fit(NO_EVIDENCE)
+    for leave_out in (False, True):
+        seen = request.seen if leave_out else None
+        items, features = blend.candidates(model, request.batch, as_tensors(request.batch), seen=seen, count=8)
+        for user in range(5):
+            history = [item for item in request.batch["history"][user].tolist() if item != PAD]
+            log_prob = model.scores[user].log_softmax(0).numpy()
+            share, told = signal.share[user], signal.told[user]
+            mixture = 0.7 * np.exp(log_prob) + 0.3 * share
+            offered = [item for item in range(ITEMS) if not (leave_out and item in history)]
+            assert items[user].tolist() == sorted(offered, key=lambda item: -mixture[item])[:8]
+            for place, item in enumerate(items[user].tolist()):
+                said = [log_prob[item], model.codes[user, item], np.log(mixture[item]), item in history]
+                said += [share[item], told[item]]
+                expected = np.array(said, np.float32)
+                np.testing.assert_allclose(features[user, place, :6], expected, rtol=1e-4, atol=1e-6)
+                np.testing.assert_allclose(
+                    features[user, place, 6:], expected * np.log(len(history)), rtol=1e-4, atol=1e-6
+                )
+
+
+def test_lists_are_the_candidates_in_the_order_of_the_network(blend: FittedBlend) -> None:
+    (request,) = requests(range(20), size=20)
+    items, features = blend.candidates(
+        RandomModel(), request.batch, as_tensors(request.batch), seen=request.seen, count=ITEMS
+    )
+    scaled = (features - blend.net.mean) / blend.net.deviation
+    scores = (scaled @ blend.net.linear.weight.T + blend.net.net(scaled)).squeeze(2).detach()
+    found = ask(blend, request, k=6, leave_out=True)
+    assert found.source == "blend" and found.items.dtype == np.int32 and found.scores.dtype == np.float32
+    for row in range(20):
+        expected = {int(item): float(score) for item, score in zip(items[row], scores[row], strict=True) if item != PAD}
+        assert found.items[row].tolist() == sorted(expected, key=lambda item: -expected[item])[:6]
+        np.testing.assert_allclose(found.scores[row], sorted(expected.values(), reverse=True)[:6], rtol=1e-4, atol=1e-5)
+
+
+def test_seen_items_are_left_out(blend: FittedBlend) -> None:
+    (request,) = requests(range(20), size=20)
+    found = ask(blend, request, k=ITEMS, leave_out=True)
+    for row, seen in enumerate(request.seen):
+        history = set(seen.tolist()) - {PAD}
+        items = [item for item in found.items[row].tolist() if item != PAD]
+        assert set(items) == set(range(ITEMS)) - history
+        assert (found.scores[row, len(items) :] == -np.inf).all() and np.isfinite(found.scores[row, : len(items)]).all()
+
+
+def test_more_wanted_than_candidates_widens_the_candidates(tmp_path: Path) -> None:
+    narrow = fitted(replace(PLAN, candidates=5, epochs=1), tmp_path)
+    (request,) = requests(range(20), size=20)
+    assert ask(narrow, request, k=3).items.shape == (20, 3)
+    longer = ask(narrow, request, k=12).items
+    assert longer.shape == (20, 12) and all(len(set(row.tolist())) == 12 for row in longer)
+    whole = ask(narrow, request, k=ITEMS + 9)
+    assert all(sorted(row[row != PAD].tolist()) == list(range(ITEMS)) for row in whole.items)
+
+
+def test_a_saved_blend_gives_the_same_lists_bit_for_bit(blend: FittedBlend, tmp_path: Path) -> None:
+    save_file({name: np.ascontiguousarray(array) for name, array in blend.state().items()}, tmp_path / "blend")
+    loaded = PLAN.load(load_file(tmp_path / "blend"), evidence=NO_EVIDENCE)
+    (request,) = requests(range(20), size=20)
+    before, after = (ask(one, request, k=12, leave_out=True) for one in (blend, loaded))
+    np.testing.assert_array_equal(before.items, after.items)
+    np.testing.assert_array_equal(before.scores, after.scores)
+    assert dict(loaded.estimate) == {} and not loaded.net.training
+
+
+def test_equal_seeds_give_equal_networks(tmp_path: Path) -> None:
+    plan = replace(PLAN, epochs=1)
+    first, second, other = (
+        fitted(plan, tmp_path / name, users=range(64), seed=seed).net.state_dict()
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["linear.weight"], other["linear.weight"])
+
+
+@pytest.mark.parametrize("step", [3, 8, 13])
+def test_a_fit_that_was_stopped_goes_on_where_it_was(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5 steps each for the two halves, 10 for all: the stop comes in the first, the second, the last training."""
+    plan, users = replace(PLAN, epochs=1, batch_size=16), range(160)
+    unbroken = fitted(plan, tmp_path / "whole", users=users).state()
+    calls = 0
+
+    def stopping(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return listwise_softmax(outputs, batch)
+
+    monkeypatch.setattr(sememe.rerank.blend_net, "listwise_softmax", stopping)
+    with pytest.raises(TrainingInterrupted):
+        fitted(plan, tmp_path / "broken", users=users)
+    resumed = fitted(plan, tmp_path / "broken", users=users).state()
+    assert calls == 20, "no step was done twice"
+    assert resumed.keys() == unbroken.keys()
+    assert all(np.array_equal(resumed[name], unbroken[name]) for name in unbroken)
+
+
+def test_the_loss_by_hand() -> None:
+    """Scores ln 1, ln 2, ln 5 and ln 3, ln 1, ln 4; the first row has two hits, the second one."""
+    scores = torch.tensor([[1.0, 2.0, 5.0], [3.0, 1.0, 4.0]]).log()
+    hits = torch.tensor([[True, False, True], [False, True, False]])
+    expected = -np.mean(np.log([1 / 8, 5 / 8, 1 / 8]))
+    assert listwise_softmax({"scores": scores}, {"hits": hits}).item() == pytest.approx(expected)
+
+
+def test_hits_and_standard_features_by_hand() -> None:
+    candidates = JudgedCandidates(
+        items=torch.tensor([[4, 2, PAD], [1, 3, 0]]),
+        features=torch.tensor([[[1.0, 7.0], [2.0, 7.0], [3.0, 7.0]], [[4.0, 7.0], [5.0, 7.0], [3.0, 7.0]]]),
+        targets=np.array([[2, PAD], [0, 1]], np.int32),
+    )
+    assert candidates.hits().tolist() == [[False, True, False], [True, False, True]]
+    assert candidates.take(torch.tensor([1])).hits().tolist() == [[True, False, True]]
+    net = BlendNet(2, hidden=0)
+    net.standardize(candidates.features)
+    torch.nn.init.ones_(net.linear.weight)
+    assert net.mean.tolist() == [3.0, 7.0]
+    values = np.array([[1.0, 2, 3], [4, 5, 3]])
+    expected = (values - 3) / net.deviation[0].item()
+    # The second feature never changes, and says nothing.
+    np.testing.assert_allclose(net({"features": candidates.features})["scores"].detach(), expected, rtol=1e-5)
+    assert net.deviation[0].item() == pytest.approx(values.std(), rel=0.15)
+
+
+def test_one_candidate_of_one_request_has_no_spread() -> None:
+    net = BlendNet(2, hidden=0)
+    net.standardize(torch.tensor([[[3.0, -1.0]]]))
+    assert torch.isfinite(net({"features": torch.ones(1, 1, 2)})["scores"]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"signals": ()}, "Blend has no signal"),
+        ({"candidates": 0}, "candidates of Blend is 0, below 1"),
+        ({"epochs": 0}, "epochs of Blend is 0"),
+        ({"batch_size": 0}, "batch_size of Blend is 0"),
+        ({"hidden": -1}, "hidden=-1"),
+        ({"signal_share": 1.5}, "signal_share=1.5"),
+        ({"signals": (CoOccurrence(ItemKnn(recency=0.0)),)}, "recency of ItemKnn"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fitted(replace(PLAN, **changes), tmp_path)  # type: ignore[arg-type]
+
+
+def test_requests_without_an_answer_among_the_candidates_are_refused(tmp_path: Path) -> None:
+    plan = replace(PLAN, candidates=1, signal_share=0.0)
+    best = RandomModel().scores.argmax(1).numpy()
+    missed = [user for user in range(300) if best[user] != answers()[user]][:5]
+    alone = [next(requests(range(user, user + 1))) for user in missed]
+    with pytest.raises(DataError, match="no validation request has its answer among the candidates"):
+        plan.fit(RandomModel(), alone, evidence=NO_EVIDENCE, device=torch.device("cpu"), seed=0, scratch=tmp_path)
+
+
+@pytest.mark.parametrize("hits", [1, 2])
+def test_few_requests_with_answers_are_enough(hits: int, tmp_path: Path) -> None:
+    """All answers may lie in one half of the requests: then nothing can be said of the other, but a fit there is."""
+    plan = replace(PLAN, candidates=1, signal_share=0.0, epochs=1)
+    best = RandomModel().scores.argmax(1).numpy()
+    right = [user for user in range(300) if best[user] == answers()[user]][:hits]
+    wrong = [user for user in range(300) if best[user] != answers()[user]][:3]
+    some = [next(requests(range(user, user + 1))) for user in (*right, *wrong)]
+    blend = plan.fit(RandomModel(), some, evidence=NO_EVIDENCE, device=torch.device("cpu"), seed=0, scratch=tmp_path)
+    assert all(np.isfinite(array).all() for array in blend.state().values())
+    assert hits == 2 or dict(blend.estimate) == {}
