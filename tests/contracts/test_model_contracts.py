@@ -16,6 +16,7 @@ from sememe.core.schema import PAD, Codes, Int32Array, ModelInputs, Ranked
 from sememe.data.simulator import PlantedWorld
 from sememe.decode.beam import BeamSearch
 from sememe.decode.exact import ExactCodes, ExactItems
+from sememe.decode.sample import Sampled
 from sememe.decode.trie import Trie
 from sememe.models.counting import ItemKnn, Popularity, RepeatLast
 from sememe.models.encdec import EncDec
@@ -44,7 +45,8 @@ class Kind:
     decode: Any
     codes: Codes | None = None
     finds_all: bool = True
-    """Whether the whole catalogue is ranked; a narrow beam keeps a part of it."""
+    """Whether the whole catalogue is ranked, each item as if alone: a narrow beam keeps a part of it, and a draw gives
+    the chances of what is left out to its neighbours."""
 
     @property
     def is_network(self) -> bool:
@@ -69,6 +71,8 @@ KINDS = {
     "encdec-beam": Kind(NETWORK, BeamSearch(width=NUM_ITEMS), WORLD.codes()),
     "encdec-narrow-beam": Kind(NETWORK, BeamSearch(width=7), WORLD.codes(), finds_all=False),
     "encdec-tied-beam": Kind(NETWORK, BeamSearch(width=9), TIED),
+    "encdec-sampled": Kind(NETWORK, Sampled(temperature=0.8, top_p=0.95), WORLD.codes(), finds_all=False),
+    "encdec-tied-sampled": Kind(NETWORK, Sampled(level_temperatures=(0.5, 2.0)), TIED, finds_all=False),
     "encdec-exact": Kind(NETWORK, ExactCodes(chunk=100), WORLD.codes()),
     "encdec-tied-exact": Kind(NETWORK, ExactCodes(), TIED),
     "sasrec": Kind(SasRec(d_model=16, ff=32, max_history=MAX_HISTORY + 5), ExactItems()),
