@@ -16,13 +16,20 @@ from sememe.core.schema import PAD, Codes, Int32Array, ModelInputs, Ranked
 from sememe.data.simulator import PlantedWorld
 from sememe.decode.beam import BeamSearch
 from sememe.decode.exact import ExactCodes, ExactItems
+from sememe.decode.rescore import Rescored
 from sememe.decode.sample import Sampled
 from sememe.decode.trie import Trie
 from sememe.models.counting import ItemKnn, Popularity, RepeatLast
+from sememe.models.depth import Depth
 from sememe.models.encdec import EncDec
 from sememe.models.frequency import BsaRec
+from sememe.models.itemwise import ItemWise
 from sememe.models.sequential import ESasRec, SasRec
+from sememe.nn.trunk import Trunk
 from sememe.pipeline.recommend import Recommender
+from sememe.rerank.blend import Blend, FittedBlend
+from sememe.rerank.blend_net import BlendNet
+from sememe.rerank.signals import CoOccurrence, Evidence, Likeness
 from sememe.train.checkpoint import load_module, save_module
 
 WORLD = PlantedWorld(branching=(3, 3), items_per_leaf=3, num_users=60, events_per_user=(3, 12)).generate(seed=0)
@@ -35,6 +42,21 @@ HISTORIES = [WORLD.interactions.history(user)[: 1 + user % 10] for user in range
 USERS = np.array([user if user % 4 else PAD for user in range(0, 60, 9)], np.int32)
 """Some are unknown to the model."""
 NETWORK = EncDec(layers=1, d_model=16, heads=2, head_dim=8, ff=32, user_buckets=8)
+ITEM_WISE = ItemWise(trunk=Trunk(layers=1, d_model=16, ff=32, max_history=MAX_HISTORY + 5), depth=Depth(hidden=16))
+SIGNALS = (CoOccurrence(ItemKnn()), Likeness(part=0))
+
+
+def blend(*, candidates: int) -> FittedBlend:
+    """Real signals, weighed at random."""
+    vectors = WORLD.catalog.vectors
+    assert vectors is not None, "a planted world has vectors"
+    evidence = Evidence(train=WORLD.interactions, vectors=vectors, vector_widths=(vectors.shape[1],))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        # Four of the model, two of each signal, and all of them times the length of the history.
+        net = BlendNet(2 * (4 + 2 * len(SIGNALS)), hidden=8)
+    config = Blend(signals=SIGNALS, candidates=candidates)
+    return FittedBlend(config=config, signals=tuple(signal.fit(evidence) for signal in SIGNALS), net=net)
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,7 @@ class Kind:
     finds_all: bool = True
     """Whether the whole catalogue is ranked, each item as if alone: a narrow beam keeps a part of it, and a draw gives
     the chances of what is left out to its neighbours."""
+    rerank: FittedBlend | None = None
 
     @property
     def is_network(self) -> bool:
@@ -61,10 +84,11 @@ class Kind:
             trie=None if self.codes is None else Trie.build(self.codes),
             max_history=MAX_HISTORY,
             device=torch.device("cpu"),
+            rerank=self.rerank,
         )
 
     def _inputs(self) -> ModelInputs:
-        return ModelInputs(num_users=60, num_items=NUM_ITEMS, codes=self.codes)
+        return ModelInputs(num_users=60, num_items=NUM_ITEMS, codes=self.codes, item_vectors=WORLD.catalog.vectors)
 
 
 KINDS = {
@@ -75,6 +99,16 @@ KINDS = {
     "encdec-tied-sampled": Kind(NETWORK, Sampled(level_temperatures=(0.5, 2.0)), TIED, finds_all=False),
     "encdec-exact": Kind(NETWORK, ExactCodes(chunk=100), WORLD.codes()),
     "encdec-tied-exact": Kind(NETWORK, ExactCodes(), TIED),
+    "itemwise-beam": Kind(ITEM_WISE, BeamSearch(width=NUM_ITEMS), WORLD.codes()),
+    "itemwise-narrow-beam": Kind(ITEM_WISE, BeamSearch(width=7), WORLD.codes(), finds_all=False),
+    "itemwise-tied-beam": Kind(ITEM_WISE, BeamSearch(width=9), TIED),
+    "itemwise-exact": Kind(ITEM_WISE, ExactCodes(chunk=100), WORLD.codes()),
+    "itemwise-tied-exact": Kind(ITEM_WISE, ExactCodes(), TIED),
+    "itemwise-items": Kind(ITEM_WISE, ExactItems(), WORLD.codes()),
+    "itemwise-rescored": Kind(ITEM_WISE, Rescored(BeamSearch(width=NUM_ITEMS)), WORLD.codes()),
+    "itemwise-narrow-rescored": Kind(ITEM_WISE, Rescored(BeamSearch(width=7)), WORLD.codes(), finds_all=False),
+    "itemwise-blend": Kind(ITEM_WISE, BeamSearch(), WORLD.codes(), rerank=blend(candidates=NUM_ITEMS)),
+    "itemwise-narrow-blend": Kind(ITEM_WISE, BeamSearch(), WORLD.codes(), finds_all=False, rerank=blend(candidates=9)),
     "sasrec": Kind(SasRec(d_model=16, ff=32, max_history=MAX_HISTORY + 5), ExactItems()),
     "bsarec": Kind(BsaRec(d_model=16, ff=32, max_history=MAX_HISTORY + 5), ExactItems()),
     "esasrec": Kind(ESasRec(d_model=16, ff=32, max_history=MAX_HISTORY + 5), ExactItems()),
@@ -246,8 +280,8 @@ def test_a_shorter_list_is_the_head_of_a_longer_one(kind: Kind) -> None:
     np.testing.assert_array_equal(short.scores, long.scores[:, :3])
 
 
-@pytest.mark.parametrize("codes", ["", "-tied"])
-def test_a_full_beam_and_exact_scoring_agree(codes: str) -> None:
+@pytest.mark.parametrize("model", ["encdec", "encdec-tied", "itemwise", "itemwise-tied"])
+def test_a_full_beam_and_exact_scoring_agree(model: str) -> None:
     """The one battery test that compares two kinds: the search may only be faster, never different."""
-    beam, exact = (KINDS[f"encdec{codes}-{decode}"].make() for decode in ("beam", "exact"))
+    beam, exact = (KINDS[f"{model}-{decode}"].make() for decode in ("beam", "exact"))
     assert_same(ask(beam, k=8, leave_out=HISTORIES), ask(exact, k=8, leave_out=HISTORIES), atol=1e-5)
