@@ -52,6 +52,7 @@ class CodeNodes(nn.Module):
             self._keep(f"codes_{level}", keys % size)
             self._keep(f"starts_{level}", np.searchsorted(keys // size, np.arange(count + 1)))
             self._keep(f"known_{level}", reached)
+            self._keep(f"first_{level}", np.unique(node, return_index=True)[1])
             above.append(node)
             count = len(keys)
         self._keep("above", np.stack(above))
@@ -83,6 +84,10 @@ class CodeNodes(nn.Module):
     def item_codes(self, items: Tensor) -> Tensor:
         """(M, L) int64 codes of `items` (M,)."""
         return self.matrix[items]
+
+    def any_item(self, nodes: Tensor, *, depth: int) -> Tensor:
+        """One of the items below each node, (M,), always the same one; item 0 stands for the root."""
+        return self.get_buffer(f"first_{depth - 1}")[nodes] if depth else torch.zeros_like(nodes)
 
     def child_counts(self, nodes: Tensor, *, depth: int) -> Tensor:
         """How many children each node of `depth` has; int64, shaped like `nodes`."""

@@ -21,6 +21,8 @@ from sememe.models.code_nodes import Children, CodeNodes
 from sememe.nn.causal import CausalBlock, initialize
 
 NEVER = float("-inf")
+GROUPED_FROM = 4
+"""Hypotheses per distinct node from which on products of whole groups beat gathering pairs."""
 
 
 Form = Literal["mlp", "transformer", "parallel"]
@@ -157,6 +159,59 @@ class CodeHead(nn.Module):
         log_prob = chosen - segment_logsumexp(logits, children.owner, segments=len(open_rows))
         return result.index_copy(0, open_rows, log_prob)
 
+    def item_log_prob(self, hidden: Tensor, items: Tensor) -> Tensor:
+        """(N, C) log-probability of the codes of `items` (N, C) given one position per row, `hidden` (N, D).
+
+        The same numbers as the sum of `log_probs`; items of a row that share a prefix share the work on it.
+        """
+        nodes = self.nodes
+        flat = items.flatten()
+        row = torch.arange(len(items), device=items.device).repeat_interleave(items.shape[1])
+        total = hidden.new_zeros(len(flat))
+        for level in range(nodes.num_levels):
+            parent = nodes.of_items(flat, depth=level)
+            places = (nodes.child_counts(parent, depth=level) > 1).nonzero().squeeze(1)
+            if not len(places):
+                continue
+            count = nodes.num_nodes(level) if level else 1
+            pairs, pair = torch.unique(row[places] * count + parent[places], return_inverse=True)
+            prefix = self._prefix(nodes.any_item(pairs % count, depth=level), level=level)
+            query = self.query(hidden[pairs // count], prefix)
+            node = nodes.of_items(flat[places], depth=level + 1)
+            wanted = (query[pair] * self.node_vectors(node, depth=level + 1)).sum(1)
+            total = total.index_add(0, places, wanted - self._normalizer(query, pairs % count, level=level)[pair])
+        return total.view(items.shape)
+
+    def _prefix(self, items: Tensor, *, level: int) -> Tensor:
+        """(M, level, D) the embedded first codes of `items` (M,)."""
+        codes = self.nodes.item_codes(items)
+        told = [self.embed(codes[:, before], level=before) for before in range(level)]
+        width = cast(nn.Embedding, self.read[0]).embedding_dim
+        return torch.stack(told, 1) if told else torch.zeros(len(items), 0, width, device=items.device)
+
+    def _normalizer(self, query: Tensor, parents: Tensor, *, level: int) -> Tensor:
+        """(M,) log of the summed exp over the children of `parents` (M,)."""
+        if level == 0:
+            every = torch.arange(self.nodes.num_nodes(1), device=query.device)
+            return (query @ self.node_vectors(every, depth=1).T).float().logsumexp(1)
+        children, logits = self._child_logits(query, parents, level=level)
+        return segment_logsumexp(logits, children.owner, segments=len(parents))
+
+    def _child_logits(self, query: Tensor, parents: Tensor, *, level: int) -> tuple[Children, Tensor]:
+        """The children of `parents` (M,), in no particular order, and their logits (R,)."""
+        order = parents.argsort(stable=True)
+        distinct, sizes = torch.unique_consecutive(parents[order], return_counts=True)
+        if len(parents) < GROUPED_FROM * len(distinct):
+            children = self.nodes.children_of(parents, depth=level)
+            return children, self._compare(query, children, depth=level + 1)
+        # Hypotheses that stand on one node share its children: one product per node instead of a gather per pair.
+        vectors = self.node_vectors(self.nodes.children_of(distinct, depth=level).node, depth=level + 1)
+        widths = self.nodes.child_counts(distinct, depth=level)
+        groups = zip(torch.split(query[order], sizes.tolist()), torch.split(vectors, widths.tolist()), strict=True)
+        logits = torch.cat([(asking @ offered.T).flatten() for asking, offered in groups])
+        children = self.nodes.children_of(parents[order], depth=level)
+        return Children(owner=order[children.owner], node=children.node), logits
+
     def _hide_unknown(self, logits: Tensor, nodes: Tensor, *, depth: int) -> Tensor:
         return logits.masked_fill(~self.nodes.is_known(depth)[nodes], NEVER) if self.training else logits
 
@@ -173,10 +228,15 @@ class CodeHead(nn.Module):
         hidden: (M, D); prefix: (M, l, D).
         """
         level = prefix.shape[1]
-        children = self.nodes.children_of(nodes, depth=level)
-        logits = self._compare(self.query(hidden, prefix), children, depth=level + 1).float()
-        dense = logits.new_full((len(nodes), self.nodes.codebook_sizes[level]), NEVER)
-        dense[children.owner, self.nodes.node_codes(level + 1)[children.node]] = logits
+        query = self.query(hidden, prefix)
+        if level == 0:
+            every = torch.arange(self.nodes.num_nodes(1), device=hidden.device)
+            dense = hidden.new_full((len(nodes), self.nodes.codebook_sizes[0]), NEVER, dtype=torch.float32)
+            dense[:, self.nodes.node_codes(1)] = (query @ self.node_vectors(every, depth=1).T).float()
+            return dense.log_softmax(1)
+        children, logits = self._child_logits(query, nodes, level=level)
+        dense = logits.new_full((len(nodes), self.nodes.codebook_sizes[level]), NEVER, dtype=torch.float32)
+        dense[children.owner, self.nodes.node_codes(level + 1)[children.node]] = logits.float()
         return dense.log_softmax(1)
 
 

@@ -167,10 +167,7 @@ class ItemWiseModel(nn.Module):
 
     def code_log_prob(self, batch: Mapping[str, Tensor], items: Tensor) -> Tensor:
         """(N, C) log-probability that the depth decoder gives to the codes of `items` (N, C), all real items."""
-        hidden = self._last(batch)
-        rows, count = items.shape
-        each = hidden.unsqueeze(1).expand(-1, count, -1).reshape(rows * count, -1)
-        return self.writer.log_probs(each, items.flatten().long()).sum(1).view(rows, count)
+        return self.writer.item_log_prob(self._last(batch), items.long()).float()
 
     def _last(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(N, D) what the trunk says after the last item; the zero vector for an empty history."""
