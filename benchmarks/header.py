@@ -31,6 +31,14 @@ def header(*packages: str) -> dict[str, Any]:
     }
 
 
+def run_command(description: Mapping[str, Any]) -> str:
+    """The command that makes a run like the one that `description` (run.json) tells of; its recipe may be one's own."""
+    spec = description["spec"]
+    recipe = spec.get("recipe", description["recipe"]["name"])
+    settings = "".join(f" --set {setting}" for setting in spec.get("set", []))
+    return f"sememe run {recipe} --data {Path(description['data']).name} --out RUN{settings}"
+
+
 def write_output(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` as readable JSON."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

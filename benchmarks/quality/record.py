@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 from matplotlib import pyplot
 
-from benchmarks.header import header, write_output
+from benchmarks.header import header, run_command, write_output
 from sememe.core.artifact import MANIFEST
 
 HERE = Path(__file__).resolve().parent
@@ -34,9 +34,7 @@ def record(run: Path, *, name: str, note: str) -> None:
         log = run / "stages" / entry["stages"]["model"] / "logs" / "train.jsonl"
         if log.is_file():
             curves[label] = learning_curve(log)
-    spec = description["spec"]
-    settings = "".join(f" --set {setting}" for setting in spec.get("set", []))
-    command = f"sememe run {spec['recipe']} --data {Path(description['data']).name} --out RUN{settings}"
+    command = run_command(description)
     content = {
         **header("torch", "numpy", "polars"),
         "command": command,
