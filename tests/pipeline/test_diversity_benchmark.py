@@ -1,14 +1,17 @@
 """The benchmark of variety on a small finished run: it agrees with the evaluation, and writes what it saw."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import sememe
 from benchmarks.quality.diversity import main
 from sememe.core.errors import ConfigError
+from sememe.decode.sample import Sampled
 from sememe.pipeline.opened import read_metrics
 
 
@@ -50,3 +53,14 @@ def test_the_same_users_and_draws_come_again(finished: Path, tmp_path: Path) -> 
 def test_a_model_without_codes_is_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="writes no semantic IDs"):
         measured(finished, tmp_path, "--model", "popularity")
+
+
+def test_a_finished_run_can_draw(finished: Path) -> None:
+    run = sememe.open_run(finished)
+    user = run.world.interactions.user_ids[0]
+    drawn = replace(run.recommender, decode=Sampled(temperature=2.0, top_p=0.9), rerank=None)
+    first = replace(run, recommender=drawn).recommend(user=user, k=5)
+    assert first.height == 5 and set(first["source"]) == {"sample:code_log_prob"}
+    assert first.equals(replace(run, recommender=drawn).recommend(user=user, k=5))
+    assert not set(first["item"]) & set(run.history(user)["item"])
+    assert first["item"].to_list() != run.recommend(user=user, k=5)["item"].to_list()
