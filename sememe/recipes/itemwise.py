@@ -64,8 +64,8 @@ def itemwise(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
             signals=(
                 CoOccurrence(ItemKnn()),
                 CoOccurrence(ItemKnn(decay=1.0, recency=0.8)),
-                Likeness(part=0),
-                Likeness(part=1),
+                Likeness(embedder=0),
+                Likeness(embedder=1),
             )
         ),
         baselines=(popularity(), repeat_last(), item_knn(), sasrec()),
@@ -80,7 +80,7 @@ def itemwise(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
             model=ItemWise(trunk=Trunk(layers=1, d_model=32, ff=64, dropout=0.2), depth=Depth(hidden=32)),
             batches=SharedNegatives(SequenceBatches(batch_size=64, max_history=50), negatives=64),
             train=TrainPlan(epochs=3, optimizer=AdamW(lr=3e-3)),
-            rerank=Blend(signals=(CoOccurrence(ItemKnn()), Likeness(part=0)), candidates=30, hidden=8, epochs=2),
+            rerank=Blend(signals=(CoOccurrence(ItemKnn()), Likeness(embedder=0)), candidates=30, hidden=8, epochs=2),
             evaluation=EvaluationPlan(validation_users=100, resamples=100),
             baselines=(popularity(), repeat_last(), item_knn(), sasrec("debug")),
         )

@@ -98,8 +98,8 @@ class FittedCoOccurrence:
 class Likeness:
     """Cosine of an item's vector with the last item's, and with the recency-weighted mean of the history."""
 
-    part: int = 0
-    """Which part of the recipe's joined vectors is compared; 0 is the first."""
+    embedder: int = 0
+    """Whose part of the recipe's joined vectors is compared: 0 is the first embedder."""
     recency: float = 0.7
     """Weight of an item per step back from the last one, in (0, 1]."""
 
@@ -107,13 +107,13 @@ class Likeness:
         """Take the part out of the vectors."""
         if not 0 < self.recency <= 1:
             raise ConfigError(f"recency of Likeness lies in (0, 1], not {self.recency}", fix="set it to 0.7, say")
-        if evidence.vectors is None or not 0 <= self.part < len(evidence.vector_widths):
+        if evidence.vectors is None or not 0 <= self.embedder < len(evidence.vector_widths):
             raise ConfigError(
-                f"Likeness reads part {self.part} of the item vectors, and there are {len(evidence.vector_widths)}",
-                fix="choose a part that the recipe's `embed` has, or leave the signal out",
+                f"Likeness reads part {self.embedder} of the item vectors, and there are {len(evidence.vector_widths)}",
+                fix="choose an embedder that the recipe's `embed` has, or leave the signal out",
             )
-        start = sum(evidence.vector_widths[: self.part])
-        part = evidence.vectors[:, start : start + evidence.vector_widths[self.part]].astype(np.float32)
+        start = sum(evidence.vector_widths[: self.embedder])
+        part = evidence.vectors[:, start : start + evidence.vector_widths[self.embedder]].astype(np.float32)
         known = np.asarray(part.any(axis=1))[:, None]
         # What all items share says nothing about any of them.
         centered = (part - part[known[:, 0]].mean(axis=0)) * known if known.any() else part
@@ -135,7 +135,7 @@ class FittedLikeness:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (f"like_last_{self.config.part}", f"like_history_{self.config.part}")
+        return (f"like_last_{self.config.embedder}", f"like_history_{self.config.embedder}")
 
     def features(self, batch: Batch) -> list[FloatArray]:
         """Cosines; that of the mean is taken with a mean of unit vectors, so it is smaller for a mixed history."""

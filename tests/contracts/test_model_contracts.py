@@ -43,7 +43,7 @@ USERS = np.array([user if user % 4 else PAD for user in range(0, 60, 9)], np.int
 """Some are unknown to the model."""
 NETWORK = EncDec(layers=1, d_model=16, heads=2, head_dim=8, ff=32, user_buckets=8)
 ITEM_WISE = ItemWise(trunk=Trunk(layers=1, d_model=16, ff=32, max_history=MAX_HISTORY + 5), depth=Depth(hidden=16))
-SIGNALS = (CoOccurrence(ItemKnn()), Likeness(part=0))
+SIGNALS = (CoOccurrence(ItemKnn()), Likeness(embedder=0))
 
 
 def blend(*, candidates: int) -> FittedBlend:

@@ -94,7 +94,7 @@ def test_shares_are_those_of_the_counting_model(fill: str) -> None:
 @pytest.mark.parametrize(("part", "span"), [(0, (0, 3)), (1, (3, 5))])
 @pytest.mark.parametrize("recency", [0.7, 1.0])
 def test_cosines_are_those_of_a_loop(part: int, span: tuple[int, int], recency: float) -> None:
-    fitted = Likeness(part=part, recency=recency).fit(EVIDENCE)
+    fitted = Likeness(embedder=part, recency=recency).fit(EVIDENCE)
     vectors = centered(*span)
     last, mean = fitted.features(batch_of(HISTORIES))
     assert fitted.names == (f"like_last_{part}", f"like_history_{part}")
@@ -107,13 +107,13 @@ def test_cosines_are_those_of_a_loop(part: int, span: tuple[int, int], recency: 
 
 
 def test_a_history_of_one_item_is_its_own_mean() -> None:
-    last, mean = Likeness(part=1).fit(EVIDENCE).features(batch_of([[2], [6]], extra=2))
+    last, mean = Likeness(embedder=1).fit(EVIDENCE).features(batch_of([[2], [6]], extra=2))
     np.testing.assert_allclose(last, mean, rtol=1e-5)
     np.testing.assert_allclose(last[[0, 1], [2, 6]], 1, rtol=1e-5)
 
 
 def test_an_item_without_a_vector_is_like_nothing() -> None:
-    last, mean = Likeness(part=0).fit(EVIDENCE).features(batch_of([[3, 4], [4], [4, 3]]))
+    last, mean = Likeness(embedder=0).fit(EVIDENCE).features(batch_of([[3, 4], [4], [4, 3]]))
     assert not last[:, 4].any() and not mean[:, 4].any()
     assert not last[:2].any() and not mean[1].any()
     # It takes its share of the mean all the same: what is known counts for less.
@@ -129,7 +129,7 @@ def test_no_history_and_no_known_vector_give_zeros() -> None:
     assert not any(feature.any() for feature in Likeness().fit(blank).features(batch_of(HISTORIES)))
 
 
-@pytest.mark.parametrize("signal", [CoOccurrence(ItemKnn()), Likeness(part=0), Likeness(part=1, recency=0.5)])
+@pytest.mark.parametrize("signal", [CoOccurrence(ItemKnn()), Likeness(embedder=0), Likeness(embedder=1, recency=0.5)])
 def test_padding_and_other_rows_change_nothing(signal: CoOccurrence | Likeness) -> None:
     fitted = signal.fit(EVIDENCE)
     together = fitted.features(batch_of(HISTORIES))
@@ -141,9 +141,9 @@ def test_padding_and_other_rows_change_nothing(signal: CoOccurrence | Likeness) 
 
 
 def test_likeness_keeps_nothing_but_its_settings() -> None:
-    fitted = Likeness(part=1, recency=0.4).fit(EVIDENCE)
+    fitted = Likeness(embedder=1, recency=0.4).fit(EVIDENCE)
     assert dict(fitted.state()) == {}
-    loaded = Likeness(part=1, recency=0.4).load({}, EVIDENCE)
+    loaded = Likeness(embedder=1, recency=0.4).load({}, EVIDENCE)
     for ours, theirs in zip(loaded.features(batch_of(HISTORIES)), fitted.features(batch_of(HISTORIES)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -151,8 +151,8 @@ def test_likeness_keeps_nothing_but_its_settings() -> None:
 @pytest.mark.parametrize(
     ("signal", "evidence", "message"),
     [
-        (Likeness(part=2), EVIDENCE, "reads part 2 of the item vectors, and there are 2"),
-        (Likeness(part=-1), EVIDENCE, "reads part -1"),
+        (Likeness(embedder=2), EVIDENCE, "reads part 2 of the item vectors, and there are 2"),
+        (Likeness(embedder=-1), EVIDENCE, "reads part -1"),
         (
             Likeness(),
             Evidence(LOG, vectors=None, vector_widths=()),
