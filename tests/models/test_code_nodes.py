@@ -87,6 +87,15 @@ def test_a_child_by_its_code(codes: Codes) -> None:
 
 
 @every_world
+def test_any_item_of_a_node_lies_below_it(codes: Codes) -> None:
+    nodes = CodeNodes(codes)
+    assert nodes.any_item(torch.zeros(3, dtype=torch.int64), depth=0).tolist() == [0, 0, 0]
+    for depth in range(1, codes.num_levels + 1):
+        every = torch.arange(nodes.num_nodes(depth))
+        assert nodes.of_items(nodes.any_item(every, depth=depth), depth=depth).tolist() == every.tolist()
+
+
+@every_world
 def test_a_node_is_known_by_the_known_items_below_it(codes: Codes) -> None:
     known = np.random.default_rng(5).random(codes.num_items) < 0.3
     nodes = CodeNodes(codes, known_items=known)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import sememe.models.depth
 from sememe.core.errors import ConfigError
 from sememe.core.schema import BoolArray, Codes
 from sememe.models.code_nodes import CodeNodes
@@ -146,7 +147,11 @@ def test_the_probabilities_of_all_semantic_ids_sum_to_one(config: Depth, trainin
 
 
 @every_form
-def test_next_level_gives_what_log_probs_gave(config: Depth) -> None:
+@pytest.mark.parametrize("grouped_from", [0, 10**9])
+def test_next_level_gives_what_log_probs_gave(
+    config: Depth, grouped_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sememe.models.depth, "GROUPED_FROM", grouped_from)
     head = head_of(config)
     hidden, items = pairs(list(range(ITEMS)), count=2)
     expected = head.log_probs(hidden, items)
@@ -164,6 +169,25 @@ def test_next_level_gives_what_log_probs_gave(config: Depth) -> None:
             before = tuple(CODES.matrix[item, :level].tolist())
             assert [bool(value > -np.inf) for value in found[row]] == [(*before, code) in exist for code in range(size)]
         prefix = torch.cat([prefix, head.embed(codes, level=level).unsqueeze(1)], 1)
+
+
+@every_form
+@pytest.mark.parametrize("grouped_from", [0, 10**9])
+def test_items_of_a_row_share_their_work_and_keep_their_numbers(
+    config: Depth, grouped_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways to multiply, products of whole groups and pair by pair, give the loop's sums, in any order of items."""
+    monkeypatch.setattr(sememe.models.depth, "GROUPED_FROM", grouped_from)
+    head, hidden = head_of(config), positions(3)
+    items = torch.from_numpy(np.random.default_rng(4).integers(ITEMS, size=(3, 20)))
+    items[0, :3] = items[0, 3]
+    ours = head.item_log_prob(hidden, items)
+    expected = [
+        [float(by_hand(head, hidden[row], int(item)).sum().detach()) for item in items[row]] for row in range(3)
+    ]
+    torch.testing.assert_close(ours, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-5)
+    whole = head.item_log_prob(hidden, torch.tensor(distinct_items()).expand(3, -1)).exp().sum(1)
+    np.testing.assert_allclose(whole.detach(), 1, rtol=1e-5)
 
 
 @every_form
