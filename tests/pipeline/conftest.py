@@ -5,16 +5,27 @@ from pathlib import Path
 
 import pytest
 
-from sememe.data.batches import PrefixBatches
+from sememe.data.batches import PrefixBatches, SequenceBatches
+from sememe.data.negatives import SharedNegatives
 from sememe.data.simulated_files import write_world
 from sememe.data.simulator import PlantedWorld
 from sememe.decode.beam import BeamSearch
-from sememe.embed.fuse import ProvidedVectors
+from sememe.decode.exact import ExactItems
+from sememe.decode.rescore import Rescored
+from sememe.embed.collaborative import CooccurrenceSvd
+from sememe.embed.fuse import Fuse, ProvidedVectors
+from sememe.models.counting import ItemKnn
+from sememe.models.depth import Depth
 from sememe.models.encdec import EncDec
+from sememe.models.itemwise import ItemWise
+from sememe.nn.trunk import Trunk
+from sememe.objectives.itemwise import ItemWiseLoss
 from sememe.objectives.next_token import NextToken
-from sememe.pipeline.recipe import DataPlan, EvaluationPlan, Recipe, SplitRule
+from sememe.pipeline.recipe import DataPlan, EvaluationPlan, Recipe, SplitRule, View
 from sememe.pipeline.run import run_recipe
 from sememe.recipes import item_knn, popularity
+from sememe.rerank.blend import Blend
+from sememe.rerank.signals import CoOccurrence, Likeness
 from sememe.sid.collisions import CollisionToken
 from sememe.sid.rqkmeans import ResidualKMeans
 from sememe.train.plan import TrainPlan
@@ -42,6 +53,23 @@ def tiny() -> Recipe:
         decode=BeamSearch(width=16),
         evaluation=EvaluationPlan(validation_users=40, resamples=50, batch_size=64),
         baselines=(popularity(), replace(item_knn(), seeds=(0,))),
+    )
+
+
+@pytest.fixture(scope="session")
+def reranked(tiny: Recipe) -> Recipe:
+    """An item-wise generator with two views and a learned last word."""
+    return replace(
+        tiny,
+        embed=Fuse(parts=(ProvidedVectors(), CooccurrenceSvd(dim=4))),
+        model=ItemWise(
+            trunk=Trunk(layers=1, d_model=16, ff=32, dropout=0.1, max_history=6), depth=Depth(hidden=16, dropout=0.1)
+        ),
+        batches=SharedNegatives(SequenceBatches(batch_size=32, max_history=6), negatives=12),
+        objective=ItemWiseLoss(),
+        views=(View("rescored", Rescored(BeamSearch(width=12))), View("items", ExactItems())),
+        rerank=Blend(signals=(CoOccurrence(ItemKnn()), Likeness(embedder=1)), candidates=20, hidden=4, epochs=2),
+        baselines=(popularity(),),
     )
 
 

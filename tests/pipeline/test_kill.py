@@ -31,6 +31,13 @@ MOMENTS = (
     r"open .*/\.run\.json\..*",  # metrics.json is there, run.json is not
 )
 
+LAST_WORD = (
+    r"rename .*/\.rerank-tiny-[^/]*\.work/half1/\.final\..*",  # one half fitted, the other not yet kept
+    r"rename .*/\.rerank-tiny-[^/]*\.work/all/\.final\..*",
+    r"rename .*/\.rerank-tiny-[^/]*\.tmp",
+    r"open .*/\.evaluation-tiny-items-.*\.tmp/rows\.json",
+)
+
 
 @pytest.fixture(scope="module")
 def recipe(tiny: Recipe) -> Recipe:
@@ -44,11 +51,11 @@ def recipe(tiny: Recipe) -> Recipe:
     )
 
 
-def run_both(recipe: Recipe, data: Path, folder: Path) -> list[int]:
-    """Make `folder`/whole and `folder`/broken; how each attempt at the broken run ended: the signal, or 0."""
+def run_both(recipe: Recipe, data: Path, folder: Path, *, moments: tuple[str, ...]) -> None:
+    """Make `folder`/whole and `folder`/broken, and see that the attempts at the broken run ended at their moments."""
     (folder / "recipe.json").write_text(json.dumps(to_tree(recipe)))
     done = subprocess.run(
-        [sys.executable, killed_run.__file__, str(data), str(folder), *MOMENTS],
+        [sys.executable, killed_run.__file__, str(data), str(folder), *moments],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -57,15 +64,25 @@ def run_both(recipe: Recipe, data: Path, folder: Path) -> list[int]:
     )
     assert done.returncode == 0, done.stderr
     ends: list[int] = json.loads((folder / "ends.json").read_text())
-    return ends
+    assert dict(zip((*moments, "end"), ends, strict=True)) == {**dict.fromkeys(moments, signal.SIGKILL), "end": 0}
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
     recipe: Recipe, world_files: Path, tmp_path: Path
 ) -> None:
-    ends = run_both(recipe, world_files, tmp_path)
-    assert dict(zip((*MOMENTS, "end"), ends, strict=True)) == {**dict.fromkeys(MOMENTS, signal.SIGKILL), "end": 0}
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_both(recipe, world_files, tmp_path, moments=MOMENTS)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_so_does_one_that_is_killed_while_its_last_word_is_fitted(
+    reranked: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    run_both(replace(reranked, baselines=()), world_files, tmp_path, moments=LAST_WORD)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+
+
+def assert_equal_runs(whole: Path, broken: Path) -> None:
+    """The two run directories hold the same bytes, and nothing half-written is left."""
     assert (broken / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
     stages = sorted(path.name for path in (whole / "stages").iterdir())
     # Also says that nothing half-written is left: those names begin with a dot.

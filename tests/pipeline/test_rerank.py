@@ -1,0 +1,192 @@
+"""A run whose last word is learned: rows of the recipe and its views, what run.json says, and opening it again."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import load_file
+
+import sememe
+from sememe.cli.main import evaluate
+from sememe.core.config import from_tree, set_path
+from sememe.core.errors import ConfigError
+from sememe.decode.exact import ExactItems
+from sememe.embed.collaborative import CooccurrenceSvd
+from sememe.embed.fuse import Fuse, ProvidedVectors
+from sememe.pipeline.prepare import prepare_items, prepare_world
+from sememe.pipeline.recipe import Embedder, Recipe, View
+from sememe.pipeline.run import check_recipe, run_recipe
+from sememe.pipeline.stages import StageStore
+from sememe.recipes import item_knn
+from sememe.rerank.signals import Likeness
+
+NAMES = ["popularity", "tiny:rescored", "tiny:items", "tiny"]
+
+
+@pytest.fixture(scope="module")
+def judged(world_files: Path, reranked: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory; tests must not change it."""
+    return run_recipe(reranked, data=world_files, out=tmp_path_factory.mktemp("reranked"), say=lambda _: None)
+
+
+def run_again(recipe: Recipe, data: Path, out: Path) -> list[str]:
+    lines: list[str] = []
+    run_recipe(recipe, data=data, out=out, say=lines.append)
+    return lines
+
+
+def own_entry(run: Path) -> dict[str, dict[str, str]]:
+    """What run.json says of the recipe's own model."""
+    entry: dict[str, dict[str, str]] = json.loads((run / "run.json").read_text())["models"][-1]
+    return entry
+
+
+def test_every_view_has_its_rows_and_the_reranked_one_none_on_validation(judged: Path) -> None:
+    metrics = json.loads((judged / "metrics.json").read_text())
+    found = [(row["model"], row["split"], row["mask_seen"]) for row in metrics["rows"]]
+    both = [(split, mask) for split in ("valid", "test") for mask in (False, True)]
+    expected = [(name, *where) for name in NAMES[:3] for where in both]
+    assert found == [*expected, ("tiny", "test", False), ("tiny", "test", True)]
+    assert {part["model"] for part in metrics["slices"]} == set(NAMES)
+    assert {(entry["model"], entry["against"]) for entry in metrics["comparisons"]} == {
+        ("tiny", name) for name in NAMES[:3]
+    }
+    decode = metrics["protocol"]["decode"]
+    assert list(decode) == NAMES
+    assert decode["tiny:items"] == "ExactItems()"
+    assert decode["tiny"].startswith("Blend(") and decode["tiny"].endswith(", fitted on validation requests")
+
+
+def test_run_json_names_the_recipe_and_the_stages_of_views_and_last_word(judged: Path, reranked: Recipe) -> None:
+    description = json.loads((judged / "run.json").read_text())
+    assert from_tree(description["recipe"]) == reranked
+    baseline, own = description["models"]
+    assert "rerank" not in baseline["stages"] and baseline["views"] == {}
+    assert own["stages"]["rerank"].startswith("rerank-tiny-")
+    assert list(own["views"]) == ["tiny:rescored", "tiny:items"]
+    assert own["views"]["tiny:items"].startswith("evaluation-tiny-items-")
+    named = [*own["stages"].values(), *own["views"].values(), *baseline["stages"].values()]
+    assert all((judged / "stages" / name / "manifest.json").is_file() for name in named)
+
+
+def test_an_opened_run_recommends_as_it_was_judged(judged: Path) -> None:
+    run = sememe.open_run(judged)
+    split, log = run.world.split, run.world.interactions
+    histories = [
+        log.history(int(user))[: int(start)] for user, start in zip(split.test.users, split.test.starts, strict=True)
+    ]
+    ranked = run.recommender.recommend(histories, users=split.test.users, k=10, leave_out=histories)
+    hits = (ranked.items == log.items[log.offsets[1:] - 1][:, None]).any(axis=1)
+    per_row = pl.read_parquet(judged / "stages" / own_entry(judged)["stages"]["evaluation"] / "per_row.parquet")
+    chosen = per_row.filter(pl.col("split") == "test", pl.col("mask_seen")).sort("user")
+    assert hits.astype(float).tolist() == chosen["recall@10"].to_list()
+    assert hits.any() and ranked.source == "blend"
+    # The answer at the terminal is that list with names.
+    history = log.history(3)
+    answer = run.recommend(user=log.user_ids[3], k=5)
+    same = run.recommender.recommend([history], users=np.array([3], np.int32), k=5, leave_out=[history])
+    assert answer["item"].to_list() == log.item_ids.gather(same.items[0].tolist()).to_list()
+    assert answer["score"].to_list() == same.scores[0].tolist()
+    assert run.recommend(user=log.user_ids[3], k=36, repeat_seen=True).height == 36
+
+
+def test_the_same_run_again_reuses_every_stage_and_tells_the_estimate(
+    judged: Path, world_files: Path, reranked: Recipe, tmp_path: Path
+) -> None:
+    shutil.copytree(judged, tmp_path / "run")
+    lines = run_again(reranked, world_files, tmp_path / "run")
+    assert [line for line in lines if "running" in line] == []
+    # Data, split, vectors, codes, two models, the last word, and four evaluations.
+    assert sum("unchanged, reused" in line for line in lines) == 11
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == (judged / "metrics.json").read_bytes()
+    manifest = judged / "stages" / own_entry(judged)["stages"]["rerank"] / "manifest.json"
+    result = json.loads(manifest.read_text())["meta"]["result"]
+    assert result["requests"] == 150 and set(result["estimate"]) == {"recall@10", "hit@10", "ndcg@10", "mrr@10"}
+    assert any(f"ndcg@10 {result['estimate']['ndcg@10']:.4f}" in line for line in lines)
+
+
+def test_a_changed_last_word_is_fitted_and_judged_anew_and_nothing_else(
+    judged: Path, world_files: Path, reranked: Recipe, tmp_path: Path
+) -> None:
+    shutil.copytree(judged, tmp_path / "run")
+    lines = run_again(set_path(reranked, "rerank.max_requests", "60"), world_files, tmp_path / "run")
+    running = [line.partition(":")[0] for line in lines if "running again" in line]
+    assert running == ["rerank-tiny", "evaluation-tiny"]
+    stages = (json.loads(path.read_text()) for path in tmp_path.glob("run/stages/rerank-tiny-*/manifest.json"))
+    assert sorted(stage["meta"]["result"]["requests"] for stage in stages) == [60, 150]
+    # A view alone: the model and the last word stay.
+    changed = replace(reranked, views=(View("items", ExactItems()), View("again", ExactItems())))
+    lines = run_again(changed, world_files, tmp_path / "run")
+    assert [line.partition(":")[0] for line in lines if "running" in line] == ["evaluation-tiny-again"]
+
+
+def test_equal_runs_give_equal_bytes(judged: Path, world_files: Path, reranked: Recipe, tmp_path: Path) -> None:
+    run_again(replace(reranked, baselines=(), views=()), world_files, tmp_path)
+    ours, theirs = (
+        load_file(run / "stages" / own_entry(run)["stages"]["rerank"] / "rerank.safetensors")
+        for run in (judged, tmp_path)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
+
+
+def test_the_tables_of_views_fit_the_terminal(
+    judged: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    evaluate(judged)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert all(any(name in line for line in lines) for name in NAMES)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("embed", "widths"),
+    [
+        (ProvidedVectors(), [16]),
+        (Fuse(parts=(ProvidedVectors(), CooccurrenceSvd(dim=4))), [16, 4]),
+        (Fuse(parts=(ProvidedVectors(), CooccurrenceSvd(dim=4)), whiten=5), [5]),
+    ],
+)
+def test_vectors_remember_the_widths_of_their_parts(
+    embed: Embedder, widths: list[int], reranked: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    stages = StageStore(root=tmp_path, say=lambda _: None, recipe_hash="")
+    world = prepare_world(stages, reranked.data, source=world_files, columns={})
+    items = prepare_items(stages, replace(reranked, embed=embed, tokenizer=None), world, seed=0)
+    assert list(items.vector_widths) == widths
+    assert items.vectors is not None and items.vectors.shape == (36, sum(widths))
+
+
+def test_a_signal_that_the_vectors_do_not_have_is_refused(
+    judged: Path, world_files: Path, reranked: Recipe, tmp_path: Path
+) -> None:
+    shutil.copytree(judged, tmp_path / "run")
+    assert reranked.rerank is not None
+    wrong = replace(reranked, rerank=replace(reranked.rerank, signals=(Likeness(embedder=2),)))  # type: ignore[type-var]
+    with pytest.raises(ConfigError, match="reads part 2 of the item vectors, and there are 2"):
+        run_again(wrong, world_files, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"views": (View("a", ExactItems()), View("a", ExactItems()))}, r"are named \['a', 'a'\]"),
+        ({"views": (View("two words", ExactItems()),)}, "are named"),
+        ({"views": (View("", ExactItems()),)}, "are named"),
+        ({"views": (View("a:b", ExactItems()),)}, "are named"),
+        ({"model": item_knn().model}, "reranks a model that is not trained"),
+    ],
+)
+def test_views_and_last_words_that_do_not_fit_are_refused(
+    reranked: Recipe, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_recipe(replace(reranked, **change))
+    with pytest.raises(ConfigError, match=message):
+        check_recipe(replace(reranked, name="other", baselines=(replace(reranked, **change),)))
