@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sememe.core.errors import ConfigError
+from sememe.core.errors import ArtifactError, ConfigError
 from sememe.core.schema import PAD, Batch, Int32Array, Ranked
 from sememe.core.seeding import generator
 from sememe.metrics.ranking import rank_metrics
@@ -137,9 +137,18 @@ class FittedBlend:
 
     @torch.inference_mode()
     def order(self, net: BlendNet, features: Tensor, items: Tensor, *, k: int) -> Ranked:
-        """Candidates (N, C) with features (N, C, F) to lists; PAD candidates come last and score -inf."""
+        """Candidates (N, C) with features (N, C, F) to lists; PAD candidates come last and score -inf.
+
+        Raises:
+            ArtifactError: a score is not a number.
+        """
         net.eval()
         scores = net({"features": features})["scores"].masked_fill(items == PAD, NEVER)
+        if bool(torch.isnan(scores).any()):
+            raise ArtifactError(
+                "the model gave a score that is not a number, so nothing can be ranked",
+                fix="its weights are not finite: go back to an earlier checkpoint, or train with a lower learning rate",
+            )
         best = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
         return Ranked(
             items=items.gather(1, best).numpy().astype(np.int32),

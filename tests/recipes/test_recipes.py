@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pytest
 
+import sememe
 from sememe.cli.find_recipe import recipe_header, recipe_names
 from sememe.core.config import from_tree, render, to_tree
 from sememe.data.simulated_files import write_world
 from sememe.data.simulator import PlantedWorld
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
-from sememe.recipes import bsarec, esasrec, item_knn, popularity, repeat_last, sasrec, tiger, tiger_collab
+from sememe.recipes import bsarec, esasrec, item_knn, itemwise, popularity, repeat_last, sasrec, tiger, tiger_collab
 
 ITEM_IDS = (sasrec("debug"), bsarec("debug"), esasrec("debug"))
-DEBUG = (popularity(), repeat_last(), item_knn(), *ITEM_IDS, tiger("debug"), tiger_collab("debug"))
-SIZED = (sasrec("demo"), sasrec("full"), bsarec(), esasrec(), tiger("demo"), tiger("small"), tiger("paper"))
+GENERATORS = (tiger("debug"), tiger_collab("debug"), itemwise("debug"))
+DEBUG = (popularity(), repeat_last(), item_knn(), *ITEM_IDS, *GENERATORS)
+SIZED = (
+    *(sasrec("demo"), sasrec("full"), bsarec(), esasrec()),
+    *(tiger("demo"), tiger("small"), tiger("paper"), itemwise("demo"), itemwise("full")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +56,20 @@ def test_a_debug_recipe_runs_to_its_numbers(recipe: Recipe, world_files: Path, t
     )
     run_recipe(alone, data=world_files, out=tmp_path, say=lambda _: None)
     rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
-    assert [(row["split"], row["mask_seen"]) for row in rows] == [
-        ("valid", False),
-        ("valid", True),
-        ("test", False),
-        ("test", True),
-    ]
+    everywhere = [("valid", False), ("valid", True), ("test", False), ("test", True)]
+    expected = [(f"{recipe.name}:{view.name}", *where) for view in recipe.views for where in everywhere]
+    # Validation requests are no test of what was fitted on them.
+    expected += [(recipe.name, *where) for where in everywhere if recipe.rerank is None or where[0] == "test"]
+    assert [(row["model"], row["split"], row["mask_seen"]) for row in rows] == expected
     assert all(0 <= row["ndcg@10"] <= row["recall@10"] <= 1 for row in rows)
+    run = sememe.open_run(tmp_path)
+    assert run.recommend(history=run.world.interactions.item_ids[:2].to_list(), k=3).height == 3
+
+
+def test_the_item_wise_generator_is_judged_in_three_ways() -> None:
+    for size in ("debug", "demo", "full"):
+        assert [view.name for view in itemwise(size).views] == ["generator", "rescored"]  # type: ignore[arg-type]
+        assert itemwise(size).rerank is not None  # type: ignore[arg-type]
 
 
 def test_the_sizes_of_tiger_differ_where_they_should() -> None:

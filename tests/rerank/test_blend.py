@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 import sememe.rerank.blend_net
-from sememe.core.errors import ConfigError, DataError
+from sememe.core.errors import ArtifactError, ConfigError, DataError
 from sememe.core.schema import PAD, Ranked
 from sememe.metrics.ranking import rank_metrics
 from sememe.models.counting import ItemKnn
@@ -126,6 +126,14 @@ def test_seen_items_are_left_out(blend: FittedBlend) -> None:
         items = [item for item in found.items[row].tolist() if item != PAD]
         assert set(items) == set(range(ITEMS)) - history
         assert (found.scores[row, len(items) :] == -np.inf).all() and np.isfinite(found.scores[row, : len(items)]).all()
+
+
+def test_a_score_that_is_not_a_number_stops(blend: FittedBlend) -> None:
+    (request,) = requests(range(20), size=20)
+    model = RandomModel()
+    model.scores[3, 5] = torch.nan
+    with pytest.raises(ArtifactError, match="not a number"):
+        blend.recommend(model, request.batch, as_tensors(request.batch), k=3, seen=None)
 
 
 def test_more_wanted_than_candidates_widens_the_candidates(tmp_path: Path) -> None:
