@@ -10,7 +10,8 @@ Rows of a run: `itemwise:generator` is the beam by code score with nothing mixed
 beam's items by both heads of the model; `itemwise` is what is deployed: candidates by item head and item-kNN, ordered
 by the small network from the scores of both heads, co-occurrence, and likeness of content.
 One configuration for all data sets.  What reads the data: item vectors come from text where there is text, and from
-co-occurrence always; candidates and negatives are bounded by the catalogue.
+co-occurrence always; a batch has as many rows as hold about 768 targets; candidates and negatives are bounded by the
+catalogue.
 Published numbers: none; docs/itemwise.md has what we measured.
 Status: faithful
 """
@@ -45,19 +46,20 @@ from sememe.train.plan import TrainPlan
 
 def itemwise(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
     """The recipe at one of its sizes; "demo" is smaller and shorter, "debug" is for tests."""
+    plan = TrainPlan(
+        epochs=12,
+        optimizer=AdamW(lr=3e-3, weight_decay=0.1, decay_embeddings=True),
+        schedule=WarmupCosine(warmup_steps=200),
+    )
     full = Recipe(
         name="itemwise",
         embed=Fuse(parts=(TextEmbedder(), CooccurrenceSvd())),
         tokenizer=ResidualKMeans(),
         collisions=CollisionToken(),
-        model=ItemWise(),
-        batches=SharedNegatives(SequenceBatches(batch_size=128, max_history=50)),
+        model=ItemWise(trunk=Trunk(max_history=200)),
+        batches=SharedNegatives(SequenceBatches(max_history=200, targets_per_batch=768)),
         objective=ItemWiseLoss(),
-        train=TrainPlan(
-            epochs=15,
-            optimizer=AdamW(lr=3e-3, weight_decay=0.1, decay_embeddings=True),
-            schedule=WarmupCosine(warmup_steps=200),
-        ),
+        train=plan,
         decode=BeamSearch(width=50),
         views=(View("generator", BeamSearch(width=50)), View("rescored", Rescored(BeamSearch(width=50)))),
         rerank=Blend(
@@ -71,7 +73,12 @@ def itemwise(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
         baselines=(popularity(), repeat_last(), item_knn(), sasrec()),
     )
     if size == "demo":
-        return replace(full, baselines=(popularity(), repeat_last(), item_knn(), sasrec("demo")))
+        return replace(
+            full,
+            model=ItemWise(trunk=Trunk(d_model=64, ff=256, dropout=0.3, max_history=200)),
+            train=replace(plan, epochs=6),
+            baselines=(popularity(), repeat_last(), item_knn(), sasrec("demo")),
+        )
     if size == "debug":
         return replace(
             full,
