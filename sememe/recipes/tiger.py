@@ -66,7 +66,7 @@ def _small() -> Recipe:
         _paper(),
         model=EncDec(layers=2, d_model=96, heads=3, head_dim=32, ff=256),
         train=TrainPlan(
-            epochs=12, optimizer=AdamW(lr=2e-3), schedule=WarmupCosine(warmup_steps=500), validate_every=1_000
+            epochs=16, optimizer=AdamW(lr=2e-3), schedule=WarmupCosine(warmup_steps=500), validate_every=1_000
         ),
     )
 

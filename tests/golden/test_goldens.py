@@ -17,13 +17,15 @@ from sememe.data.simulator import PlantedWorld
 from sememe.embed.fuse import ProvidedVectors
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
-from sememe.recipes import bsarec, esasrec, item_knn, popularity, repeat_last, sasrec, tiger
+from sememe.recipes import bsarec, esasrec, item_knn, itemwise, popularity, repeat_last, sasrec, tiger
 
 EXPECTED = Path(__file__).parent / "expected"
 RECIPES = {
     "bsarec": bsarec(),
     "esasrec": esasrec(),
     "item_knn": item_knn(),
+    "itemwise_debug": itemwise("debug"),
+    "itemwise": itemwise(),
     "popularity": popularity(),
     "repeat_last": repeat_last(),
     "sasrec": sasrec(),
