@@ -120,7 +120,7 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
     """
     for name in modules:
         importlib.import_module(name)
-    description = _read_json(path / "run.json")
+    description = read_json(path / "run.json")
     recipe: Recipe = from_tree(description["recipe"])
     chosen = _choose(description["models"], model=model or recipe.name, seed=recipe.seeds[0] if seed is None else seed)
     members = {member.name: member for member in (recipe, *recipe.baselines)}
@@ -142,13 +142,13 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
         recipe=recipe,
         world=world,
         recommender=trained.recommender,
-        metrics=_read_json(path / "metrics.json"),
+        metrics=read_json(path / "metrics.json"),
     )
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
     """metrics.json of the run directory `path`."""
-    return _read_json(path / "metrics.json")
+    return read_json(path / "metrics.json")
 
 
 def _stage(root: Path, name: str, kind: str) -> Manifest:
@@ -169,7 +169,8 @@ def _choose(models: Sequence[Mapping[str, Any]], *, model: str, seed: int) -> Ma
     return fitting[0]
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON file of a run directory.  Raises ArtifactError where it is not there."""
     if not file.is_file():
         raise ArtifactError(
             f"{file.parent} holds no finished run: {file.name} is missing",

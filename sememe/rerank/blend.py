@@ -30,6 +30,8 @@ from sememe.rerank.signals import Evidence, FittedSignal, Signal
 
 NEVER = float("-inf")
 """Score of what must not be listed."""
+MODEL_FEATURES = ("item_log_prob", "code_log_prob", "log_mixture", "read")
+"""What the model says, what chose the candidate, and whether the history holds it."""
 
 TensorBatch = Mapping[str, Tensor]
 
@@ -84,8 +86,8 @@ class Blend:
         self._check()
         signals = tuple(signal.fit(evidence) for signal in self.signals)
         untrained = FittedBlend(config=self, signals=signals, net=BlendNet(_num_features(signals), hidden=self.hidden))
-        judged = _judge_candidates(untrained, model, requests, device=device)
-        estimate = _cross_fit(untrained, judged, seed=seed, scratch=scratch)
+        judged = judge_candidates(untrained, model, requests, device=device)
+        estimate = cross_fit(self, judged, seed=seed, scratch=scratch)
         net = self.training().run(judged, seed=seed, scratch=scratch / "all")
         return FittedBlend(config=self, signals=signals, net=net, estimate=estimate)
 
@@ -133,28 +135,13 @@ class FittedBlend:
     ) -> Ranked:
         """The k best of the candidates; items of `seen` (N, S) are left out.  Lists are at most `candidates` long."""
         items, features = self.candidates(model, batch, tensors, seen=seen, count=max(k, self.config.candidates))
-        return self.order(self.net, features, items, k=k)
+        return order_candidates(self.net, features, items, k=k)
 
-    @torch.inference_mode()
-    def order(self, net: BlendNet, features: Tensor, items: Tensor, *, k: int) -> Ranked:
-        """Candidates (N, C) with features (N, C, F) to lists; PAD candidates come last and score -inf.
-
-        Raises:
-            ArtifactError: a score is not a number.
-        """
-        net.eval()
-        scores = net({"features": features})["scores"].masked_fill(items == PAD, NEVER)
-        if bool(torch.isnan(scores).any()):
-            raise ArtifactError(
-                "the model gave a score that is not a number, so nothing can be ranked",
-                fix="its weights are not finite: go back to an earlier checkpoint, or train with a lower learning rate",
-            )
-        best = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-        return Ranked(
-            items=items.gather(1, best).numpy().astype(np.int32),
-            scores=scores.gather(1, best).numpy(),
-            source="blend",
-        )
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the features, a signal's after its number; without those that are multiplied by the history's length."""
+        said = [f"{number}.{name}" for number, signal in enumerate(self.signals) for name in signal.names]
+        return (*MODEL_FEATURES, *said)
 
     @torch.inference_mode()
     def candidates(
@@ -191,13 +178,14 @@ class FittedBlend:
 
 
 def _num_features(signals: Iterable[FittedSignal]) -> int:
-    """Four of the model, the signals' own, and each of them once more times the log of the history's length."""
-    return 2 * (4 + sum(len(signal.names) for signal in signals))
+    """Those of the model, the signals' own, and each of them once more times the log of the history's length."""
+    return 2 * (len(MODEL_FEATURES) + sum(len(signal.names) for signal in signals))
 
 
-def _judge_candidates(
+def judge_candidates(
     blend: FittedBlend, model: Generator, requests: Iterable[Request], *, device: torch.device
 ) -> JudgedCandidates:
+    """The candidates of `requests`, chosen as for a recommendation, with their features and the right answers."""
     items, features, targets = [], [], []
     for request in requests:
         tensors = {
@@ -212,8 +200,8 @@ def _judge_candidates(
     return JudgedCandidates(items=torch.cat(items), features=torch.cat(features), targets=np.concatenate(padded))
 
 
-def _cross_fit(blend: FittedBlend, judged: JudgedCandidates, *, seed: int, scratch: Path) -> dict[str, float]:
-    """Mean metrics of requests by a network that was fitted on the other half; none where a half has no answer."""
+def cross_fit(blend: Blend, judged: JudgedCandidates, *, seed: int, scratch: Path) -> dict[str, float]:
+    """Mean metrics at 10 of requests by a network fitted on the other half; none where a half has no answer."""
     order = torch.from_numpy(generator(seed, "blend-halves").permutation(len(judged.targets)))
     halves, answered = order.chunk(2), judged.hits().any(1)
     if len(halves) < 2 or not all(bool(answered[half].any()) for half in halves):
@@ -221,12 +209,32 @@ def _cross_fit(blend: FittedBlend, judged: JudgedCandidates, *, seed: int, scrat
         return {}
     values: dict[str, list[npt.NDArray[np.float64]]] = {}
     for number, (fitted_on, held_out) in enumerate((halves, halves[::-1])):
-        net = blend.config.training().run(judged.take(fitted_on), seed=seed, scratch=scratch / f"half{number}")
+        net = blend.training().run(judged.take(fitted_on), seed=seed, scratch=scratch / f"half{number}")
         held = judged.take(held_out)
-        ranked = blend.order(net, held.features, held.items, k=10)
+        ranked = order_candidates(net, held.features, held.items, k=10)
         for name, per_row in rank_metrics(ranked, held.targets, ks=(10,)).items():
             values.setdefault(name, []).append(per_row)
     return {name: float(np.concatenate(parts).mean()) for name, parts in values.items()}
+
+
+@torch.inference_mode()
+def order_candidates(net: BlendNet, features: Tensor, items: Tensor, *, k: int) -> Ranked:
+    """Candidates (N, C) with features (N, C, F) to lists; PAD candidates come last and score -inf.
+
+    Raises:
+        ArtifactError: a score is not a number.
+    """
+    net.eval()
+    scores = net({"features": features})["scores"].masked_fill(items == PAD, NEVER)
+    if bool(torch.isnan(scores).any()):
+        raise ArtifactError(
+            "the model gave a score that is not a number, so nothing can be ranked",
+            fix="its weights are not finite: go back to an earlier checkpoint, or train with a lower learning rate",
+        )
+    best = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return Ranked(
+        items=items.gather(1, best).numpy().astype(np.int32), scores=scores.gather(1, best).numpy(), source="blend"
+    )
 
 
 def _masked(values: Tensor, seen: Tensor) -> Tensor:
