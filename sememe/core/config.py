@@ -35,7 +35,8 @@ def to_tree(value: object) -> Any:
     """`value` as JSON: a part becomes {"part": "module:Class", field: ...}, a tuple becomes a list.
 
     Raises:
-        ConfigError: something in the tree is neither a frozen dataclass nor a plain leaf.
+        ConfigError: something in the tree is neither a frozen dataclass nor a plain leaf, or a part has a field of the
+            name that its class is kept under.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -44,6 +45,11 @@ def to_tree(value: object) -> Any:
     if is_part(value):
         kind: type[Any] = type(value)
         fields = {field.name: to_tree(getattr(value, field.name)) for field in dataclasses.fields(kind)}
+        if TYPE_KEY in fields:
+            raise ConfigError(
+                f"{kind.__qualname__} has a field called {TYPE_KEY!r}, the name under which its class is kept",
+                fix="rename the field",
+            )
         return {TYPE_KEY: f"{kind.__module__}:{kind.__qualname__}", **fields}
     raise ConfigError(
         f"{value!r} of type {type(value).__name__} cannot stand in a recipe",

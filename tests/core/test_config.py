@@ -119,3 +119,12 @@ def test_a_tree_from_another_version_is_refused_by_the_name_of_the_setting() -> 
 def test_only_dataclasses_can_be_named_in_a_tree() -> None:
     with pytest.raises(ConfigError, match="has no part 'tree_hash'"):
         config.from_tree({"part": "sememe.core.config:tree_hash"})
+
+
+def test_a_field_that_would_hide_the_class_of_its_part_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Hiding:
+        part: int = 0
+
+    with pytest.raises(ConfigError, match="a field called 'part'"):
+        config.to_tree(Hiding())
