@@ -1,6 +1,6 @@
 """Recipes of the benchmarks: those of the library with other company.
 
-    sememe run benchmarks.quality.recipes:itemwise_alone --data amazon2014_sports --out RUN --set seeds=[0,1,2]
+sememe run benchmarks.quality.recipes:itemwise_alone --data amazon2014_sports --out RUN --set seeds=[0,1,2]
 """
 
 from dataclasses import replace
