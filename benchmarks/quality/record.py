@@ -28,8 +28,10 @@ def record(run: Path, *, name: str, note: str) -> None:
     curves = {}
     seconds = {}
     for entry in description["models"]:
-        for stage in entry["stages"].values():
-            seconds[stage.rpartition("-")[0]] = stage_seconds(run / "stages" / stage)
+        for stage in (*entry["stages"].values(), *entry.get("views", {}).values()):
+            # Seeds share some stages; the others are told apart by their seed.
+            kind = stage.rpartition("-")[0]
+            seconds[f"{kind}, seed {entry['seed']}"] = stage_seconds(run / "stages" / stage)
         label = f"{entry['name']}, seed {entry['seed']}"
         log = run / "stages" / entry["stages"]["model"] / "logs" / "train.jsonl"
         if log.is_file():
@@ -43,6 +45,7 @@ def record(run: Path, *, name: str, note: str) -> None:
         "seconds_per_stage": seconds,
         "protocol": metrics["protocol"],
         "rows": metrics["rows"],
+        "slices": metrics.get("slices", []),
         "comparisons": metrics["comparisons"],
         "learning_curves": curves,
         "recipe": description["recipe"],
