@@ -3,7 +3,8 @@
     python -m benchmarks.quality.blend_ablation RUN --name itemwise_blend_beauty
 
 fits the run's blend anew with some of its features, on one half of the validation requests, and judges on the other,
-and the other way round; the test part is not read.  Writes NAME.json beside this file.
+and the other way round; the test part is not read.  All variants share the candidates of the run, which item head and
+item-kNN chose together.  Writes NAME.json beside this file.
 """
 
 import argparse
@@ -36,8 +37,9 @@ class Variant:
 
 def variants(names: tuple[str, ...]) -> list[Variant]:
     """From the model alone to everything, and everything without one thing."""
-    model = names[:4]
-    met = tuple(name for name in names if "co_occurrence" in name)
+    model = ("item_log_prob", "code_log_prob", "read")
+    # The mixture that chose the candidates is in part item-kNN.
+    met = ("log_mixture", *(name for name in names if "co_occurrence" in name))
     alike = tuple(name for name in names if ".like_" in name)
     text = tuple(name for name in alike if name.endswith("_0"))
     without_codes = tuple(name for name in names if name != "code_log_prob")

@@ -17,6 +17,10 @@ class DataError(SememeError):
     """The data files or tables break a rule that a run needs."""
 
 
+class NothingToEmbedError(DataError):
+    """The data holds nothing of the kind that an embedder reads; others may still find something."""
+
+
 class ConfigError(SememeError):
     """A recipe, a `--set` path or a value in them is not usable."""
 

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg
 
-from sememe.core.errors import ConfigError, DataError, MissingExtraError
+from sememe.core.errors import ConfigError, MissingExtraError, NothingToEmbedError
 from sememe.core.schema import Catalog, FloatArray, Interactions
 from sememe.core.seeding import derive_seed, generator
 
@@ -49,8 +49,8 @@ class CooccurrenceSvd:
             )
         counts = cooccurrence(train, window=self.window, decay=self.decay)
         if counts.nnz == 0:
-            raise DataError(
-                "no user of the training part has two events, so no items co-occur",
+            raise NothingToEmbedError(
+                "no user of the training part has two events of different items, so no items co-occur",
                 fix="use text vectors, or a log with longer histories",
             )
         return _symmetric_svd(ppmi(counts, context_power=self.context_power), self.dim, seed=seed)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sememe.core.errors import ConfigError, DataError
+from sememe.core.errors import ConfigError, DataError, NothingToEmbedError
 from sememe.core.schema import Catalog, FloatArray, Interactions
 
 _log = logging.getLogger(__name__)
@@ -58,9 +58,22 @@ class Fuse:
         return self.join(self.embed_parts(catalog, train, seed=seed))
 
     def embed_parts(self, catalog: Catalog, train: Interactions, *, seed: int) -> list[FloatArray]:
-        """float32 (I, dim) of each part, as it is."""
+        """float32 (I, dim) of each part, as it is; (I, 1) zeros of a part that finds nothing, unless none finds any.
+
+        Raises:
+            NothingToEmbedError: no part finds anything to read; the error is the first part's.
+        """
         self._check()
-        vectors = [part.embed(catalog, train, seed=seed) for part in self.parts]
+        vectors, nothing = [], []
+        for part in self.parts:
+            try:
+                vectors.append(part.embed(catalog, train, seed=seed))
+            except NothingToEmbedError as error:
+                _log.warning("%s finds nothing to read: %s", type(part).__name__, error.problem)
+                nothing.append(error)
+                vectors.append(np.zeros((catalog.num_items, 1), np.float32))
+        if len(nothing) == len(self.parts):
+            raise nothing[0]
         for part, made in zip(self.parts, vectors, strict=True):
             _log.info("%s: %d of %d items unknown", type(part).__name__, int((~made.any(axis=1)).sum()), len(made))
         return vectors

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sememe.core.errors import ConfigError, DataError, MissingExtraError, did_you_mean
+from sememe.core.errors import ConfigError, MissingExtraError, NothingToEmbedError, did_you_mean
 from sememe.core.schema import Catalog, FloatArray, Interactions
 
 TEXT_FIELDS = ("title", "title_keywords", "brand", "categories", "genres", "price", "description")
@@ -132,7 +132,7 @@ def _embed_unique(texts: list[str], encode: Any, *, name: str) -> FloatArray:
     """
     unique = sorted(set(texts) - {""})
     if not unique:
-        raise DataError(
+        raise NothingToEmbedError(
             "no item of the catalogue has any text to embed",
             fix="give items a title or another text column, or use the recipe tiger_collab, which needs no text",
         )

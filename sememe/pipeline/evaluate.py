@@ -194,8 +194,8 @@ def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> 
         names = [f"recall@{depth}", f"ndcg@{depth}", f"coverage@{depth}"]
         treatment = "seen items left out" if mask_seen else "seen items left in"
         table = Table(title=f"{split}, {rows[0]['users']:,} users, full catalogue, {treatment} (95 % intervals)")
-        table.add_column("model", no_wrap=True)
-        table.add_column("seed", justify="right")
+        table.add_column("model", overflow="fold")
+        table.add_column("seed", justify="right", min_width=4)
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
         for row in rows:

@@ -126,7 +126,7 @@ class BlendTraining:
         if len(rows) == 0:
             raise DataError(
                 "the blend cannot be fitted: no validation request has its answer among the candidates",
-                fix="train the model longer, raise rerank.candidates, or leave the blend out with rerank=none",
+                fix="train the model longer, raise rerank.candidates, or use a recipe of your own with rerank=None",
             )
         net = BlendNet(judged.features.shape[2], hidden=self.hidden)
         net.start(generator(seed, "blend"))

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sememe.core.errors import ConfigError, DataError
+from sememe.core.errors import ConfigError, DataError, NothingToEmbedError
 from sememe.core.schema import Catalog, FloatArray, Interactions
 from sememe.embed.fuse import Fuse, ProvidedVectors, unit_rows, whitened
 
@@ -48,6 +48,23 @@ def test_parts_can_be_made_apart_and_joined_later() -> None:
         np.testing.assert_array_equal(joined, whole)
         assert joined.shape[1] == (fuse.whiten or sum(made.shape[1] for made in parts))
     np.testing.assert_array_equal(CATALOG.vectors, VECTORS)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A part that finds nothing to read."""
+
+    problem: str = "there is nothing"
+
+    def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
+        raise NothingToEmbedError(self.problem, fix="none needed")
+
+
+def test_a_part_that_finds_nothing_leaves_the_others_their_say() -> None:
+    fused = Fuse(parts=(Nothing(), ProvidedVectors())).embed(CATALOG, NO_EVENTS, seed=0)
+    np.testing.assert_allclose(fused, [[0, 0.6, 0.8], [0, 0, 0], [0, 0, 1]], atol=1e-7)
+    with pytest.raises(NothingToEmbedError, match="the first"):
+        Fuse(parts=(Nothing("the first"), Nothing("the second"))).embed(CATALOG, NO_EVENTS, seed=0)
 
 
 def test_whitening_decorrelates_and_keeps_unknown_items_zero() -> None:
