@@ -17,7 +17,7 @@ class DataError(SememeError):
     """The data files or tables break a rule that a run needs."""
 
 
-class NothingToEmbedError(DataError):
+class NothingToEmbedError(SememeError):
     """The data holds nothing of the kind that an embedder reads; others may still find something."""
 
 

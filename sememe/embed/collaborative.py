@@ -40,7 +40,7 @@ class CooccurrenceSvd:
     def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
         """float32 (I, dim); zero rows for items that co-occur with nothing in `train`, zero columns beyond the rank.
 
-        Raises DataError where no two events of a user lie within the window.
+        Raises NothingToEmbedError where no two events of a user lie within the window.
         """
         if self.dim < 1 or self.window < 1 or not 0 < self.decay <= 1:
             raise ConfigError(

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 
-from sememe.core.errors import ConfigError, DataError, MissingExtraError
+from sememe.core.errors import ConfigError, MissingExtraError, NothingToEmbedError
 from sememe.core.schema import Catalog, Interactions
 from sememe.embed import collaborative
 from sememe.embed.collaborative import CooccurrenceSvd, ImplicitAls, cooccurrence, ppmi
@@ -126,7 +126,7 @@ def test_als_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch
 
 
 def test_nothing_to_learn_from_and_bad_settings() -> None:
-    with pytest.raises(DataError, match="no items co-occur"):
+    with pytest.raises(NothingToEmbedError, match="no items co-occur"):
         CooccurrenceSvd().embed(NO_CATALOG, log([0], [1], num_items=2), seed=0)
     with pytest.raises(ConfigError, match=r"decay=1\.5"):
         CooccurrenceSvd(decay=1.5).embed(NO_CATALOG, two_worlds(), seed=0)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sememe.core.errors import ConfigError, DataError, MissingExtraError
+from sememe.core.errors import ConfigError, MissingExtraError, NothingToEmbedError
 from sememe.core.schema import Catalog, Interactions
 from sememe.embed import text
 from sememe.embed.text import StaticTextEmbedder, TextEmbedder, item_texts, load_sentence_encoder
@@ -69,7 +69,7 @@ def test_equal_texts_are_encoded_once_and_items_without_text_are_zero(monkeypatc
 
 
 def test_no_text_at_all_is_an_error() -> None:
-    with pytest.raises(DataError, match="no item of the catalogue has any text"):
+    with pytest.raises(NothingToEmbedError, match="no item of the catalogue has any text"):
         StaticTextEmbedder().embed(catalog(colour=["red"]), NO_EVENTS, seed=0)
 
 
