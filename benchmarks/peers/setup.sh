@@ -20,7 +20,7 @@ for peer in ${*:-cornac rectools}; do
     echo "making .venv-$peer"
     rm -rf ".venv-$peer"
     "${PYTHON:-python3}" -m venv ".venv-$peer"
-    pip=".venv-$peer/bin/python -m pip --disable-pip-version-check install --quiet --no-compile"
+    pip=".venv-$peer/bin/python -m pip --disable-pip-version-check install -qq --no-compile"
     $pip ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -r requirements/torch.txt
     $pip -r "$pins"
     ".venv-$peer/bin/python" -m pip --disable-pip-version-check check
