@@ -15,9 +15,9 @@ DATA = "ml-100k"
 
 
 def run_demo(console: Console, *, out: Path, size: str) -> None:
-    """Train TIGER and its baselines on MovieLens-100K, compare them, and recommend films to one user."""
+    """Train the item-wise generator and its baselines on MovieLens-100K, compare, and recommend films to one user."""
     started = time.monotonic()
-    spec = f"tiger@{size}"
+    spec = f"itemwise@{size}"
 
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
@@ -32,7 +32,7 @@ def run_demo(console: Console, *, out: Path, size: str) -> None:
         say(line)
     user = opened.world.interactions.user_ids[0]
     console.print(frame_table(opened.history(user).tail(10), title=f"the last films of user {user}"))
-    console.print(frame_table(opened.recommend(user=user, k=10), title="recommended by TIGER, films not rated yet"))
+    console.print(frame_table(opened.recommend(user=user, k=10), title="recommended, films not rated yet"))
     say(f"finished in {(time.monotonic() - started) / 60:.1f} minutes")
     say(
         "\nnext:\n"
@@ -40,5 +40,5 @@ def run_demo(console: Console, *, out: Path, size: str) -> None:
         f"  sememe recommend {out} --history 50,181,172   anybody, from film ids\n"
         f"  sememe evaluate {out}                         the numbers again\n"
         "  sememe check YOUR_DATA                        are your own files usable?\n"
-        "  sememe run tiger --data YOUR_DATA --out runs/mine"
+        "  sememe run itemwise --data YOUR_DATA --out runs/mine"
     )
