@@ -191,10 +191,10 @@ def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> 
         depth = max(
             int(name.rpartition("@")[2]) for name in rows[0] if name.startswith("recall") and name[-1].isdigit()
         )
-        names = [f"recall@{depth}", f"ndcg@{depth}", f"coverage@{depth}"]
+        names = [f"recall@{depth}", f"ndcg@{depth}"]
         treatment = "seen items left out" if mask_seen else "seen items left in"
         table = Table(title=f"{split}, {rows[0]['users']:,} users, full catalogue, {treatment} (95 % intervals)")
-        table.add_column("model", overflow="fold")
+        table.add_column("model", no_wrap=True)
         table.add_column("seed", justify="right", min_width=4)
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
@@ -205,8 +205,6 @@ def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> 
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
-    if f"{name}_low" not in row:
-        return short_share(row[name])
     return f"{short_share(row[name])} [{short_share(row[f'{name}_low'])},{short_share(row[f'{name}_high'])}]"
 
 

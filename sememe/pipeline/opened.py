@@ -14,6 +14,7 @@ from sememe.core.artifact import Manifest, read_artifact
 from sememe.core.config import from_tree
 from sememe.core.errors import ArtifactError, ConfigError, DataError, did_you_mean
 from sememe.core.schema import Int32Array
+from sememe.pipeline.judging import readings
 from sememe.pipeline.prepare import World, open_items, open_world
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.recommend import Recommender
@@ -110,7 +111,8 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
 
     Args:
         path: what was given to `sememe run --out`.
-        model: a baseline's name, to recommend with it instead of the recipe's own model.
+        model: the name of another row of the run, to recommend with it instead of the recipe's own: a baseline, or a
+            view as RECIPE:VIEW.
         seed: which seed's model; the recipe's first one where None.
         modules: modules with parts of your own that the recipe uses; they are imported first.
 
@@ -122,7 +124,8 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
         importlib.import_module(name)
     description = read_json(path / "run.json")
     recipe: Recipe = from_tree(description["recipe"])
-    chosen = _choose(description["models"], model=model or recipe.name, seed=recipe.seeds[0] if seed is None else seed)
+    row = model or recipe.name
+    chosen = _choose(description["models"], row=row, seed=recipe.seeds[0] if seed is None else seed)
     members = {member.name: member for member in (recipe, *recipe.baselines)}
     stages = path / "stages"
     data, split = (_stage(stages, description["stages"][name], name) for name in ("data", "split"))
@@ -137,11 +140,12 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
     trained = open_model(member, manifest, world, items, seed=chosen["seed"])
     if "rerank" in chosen["stages"]:
         trained = with_rerank(trained, _stage(stages, chosen["stages"]["rerank"], f"rerank-{member.name}"), world)
+    recommenders = {reading.name: reading.recommender for reading in readings(trained)}
     return Run(
         path=path,
         recipe=recipe,
         world=world,
-        recommender=trained.recommender,
+        recommender=recommenders[row],
         metrics=read_json(path / "metrics.json"),
     )
 
@@ -155,17 +159,18 @@ def _stage(root: Path, name: str, kind: str) -> Manifest:
     return read_artifact(root / name, kind=kind)
 
 
-def _choose(models: Sequence[Mapping[str, Any]], *, model: str, seed: int) -> Mapping[str, Any]:
-    named = [entry for entry in models if entry["name"] == model]
+def _choose(models: Sequence[Mapping[str, Any]], *, row: str, seed: int) -> Mapping[str, Any]:
+    """The entry of run.json whose model gives the rows called `row`."""
+    rows = [(entry, {entry["name"], *entry["views"]}) for entry in models]
+    named = [entry for entry, names in rows if row in names]
     if not named:
-        raise ConfigError(
-            f"this run has no model {model!r}", fix=did_you_mean(model, {entry["name"] for entry in models})
-        )
+        known = {name for _, names in rows for name in names}
+        raise ConfigError(f"this run has no model {row!r}", fix=did_you_mean(row, known))
     # Counting models have one seed only, which stands for all.
     fitting = [entry for entry in named if entry["seed"] == seed] or (named if len(named) == 1 else [])
     if not fitting:
         seeds = [entry["seed"] for entry in named]
-        raise ConfigError(f"model {model!r} has no seed {seed}", fix=f"choose one of {seeds}")
+        raise ConfigError(f"model {row!r} has no seed {seed}", fix=f"choose one of {seeds}")
     return fitting[0]
 
 

@@ -18,6 +18,7 @@ from sememe.core.errors import ConfigError
 from sememe.decode.exact import ExactItems
 from sememe.embed.collaborative import CooccurrenceSvd
 from sememe.embed.fuse import Fuse, ProvidedVectors
+from sememe.pipeline.opened import open_run
 from sememe.pipeline.prepare import prepare_items, prepare_world
 from sememe.pipeline.recipe import Embedder, Recipe, View
 from sememe.pipeline.run import check_recipe, run_recipe
@@ -60,6 +61,15 @@ def test_every_view_has_its_rows_and_the_reranked_one_none_on_validation(judged:
     assert list(decode) == NAMES
     assert decode["tiny:items"] == "ExactItems()"
     assert decode["tiny"].startswith("Blend(") and decode["tiny"].endswith(", fitted on validation requests")
+
+
+def test_a_view_can_be_opened_by_the_name_of_its_row(judged: Path) -> None:
+    own, view = (open_run(judged, model=name) for name in ("tiny", "tiny:items"))
+    user = own.world.interactions.user_ids[0]
+    assert own.recommender.rerank is not None and view.recommender.rerank is None
+    assert set(view.recommend(user=user, k=3)["source"]) == {"exact:item_score"}
+    with pytest.raises(ConfigError, match="did you mean 'tiny:items'"):
+        open_run(judged, model="tiny:itemz")
 
 
 def test_run_json_names_the_recipe_and_the_stages_of_views_and_last_word(judged: Path, reranked: Recipe) -> None:
