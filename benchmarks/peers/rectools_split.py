@@ -44,7 +44,7 @@ def rectools_dataset(split: ExportedSplit, *, real_times: bool = False) -> Datas
     return Dataset.construct(frame)
 
 
-def test_times(split: ExportedSplit, *, of: str) -> pd.DataFrame:
+def asking_times(split: ExportedSplit, *, of: str) -> pd.DataFrame:
     """When each list is asked for: the time of the "test" event, or the last known one ("known")."""
     parts = split.part("test") if of == "test" else split.part("train", "valid")
     last = parts.group_by("user", maintain_order=True).agg(pl.col("timestamp").last())
@@ -163,7 +163,7 @@ def run_peer(
     """Train, rank, write.
 
     real_times: the model reads times.
-    asked_at: the time that a list is asked for, where it reads that too; see `test_times`.
+    asked_at: the time that a list is asked for, where it reads that too; see `asking_times`.
     """
     split = ExportedSplit.read(options.split)
     dataset = rectools_dataset(split, real_times=real_times)
@@ -172,7 +172,7 @@ def run_peer(
     with watch.time("fit"):
         fitted = fit(model_class, split, dataset, settings, options=options)
     with watch.time("recommend"):
-        context = None if asked_at is None else test_times(split, of=asked_at)
+        context = None if asked_at is None else asking_times(split, of=asked_at)
         write_rankings(options.out, recommend(fitted.model, split, dataset, context=context))
     keep = fitted.keep
     watch.seconds |= keep.watch.seconds

@@ -21,7 +21,7 @@ class Children:
     """The children of some nodes, one after the other."""
 
     owner: Tensor
-    """(R,) int64: which of the nodes asked for; ascending."""
+    """(R,) int64: which of the nodes asked for; ascending in what `children_of` gives."""
     node: Tensor
     """(R,) int64: node of the next depth."""
 

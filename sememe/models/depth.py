@@ -51,6 +51,11 @@ class Depth:
         for name in ("hidden", "layers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, and must be at least 1", fix=f"set {name} higher")
+        if self.form != "transformer" and self.layers != 1:
+            raise ConfigError(
+                f"layers is {self.layers}, and only the transformer form has more than one",
+                fix="set form=transformer, or leave layers at 1",
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout is {self.dropout}, not at least 0 and below 1", fix="set e.g. dropout=0.2")
 

@@ -45,6 +45,11 @@ class ItemWiseLoss:
                 f"code_weight is {self.code_weight} and item_weight {self.item_weight}",
                 fix="give weights of at least 0, not both 0",
             )
+        if self.label_smoothing and self.item_weight == 0:
+            raise ConfigError(
+                f"label_smoothing is {self.label_smoothing}, but item_weight is 0, and codes are not smoothed",
+                fix="set label_smoothing=0, or an item_weight above 0",
+            )
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ConfigError(
                 f"label_smoothing is {self.label_smoothing}, and must be at least 0 and below 1",

@@ -2,8 +2,8 @@
 
 Stacking (Wolpert, "Stacked Generalization", 1992) with a listwise softmax (Cao et al., "Learning to Rank: From Pairwise
 to Listwise Approach", ICML 2007).  It is fitted on validation requests, which the model was not trained on: on training
-requests the model knows the answers, and would be trusted too much.  A few hundred weights learn there; what they are
-worth on requests that they have not seen is estimated by fitting on one half and judging on the other.
+requests the model knows the answers, and would be trusted too much.  About two thousand weights learn there; what they
+are worth on requests that they have not seen is estimated by fitting on one half and judging on the other.
 
 Popularity is no feature: in data filtered to items with at least k events, a low count in the training part gives away
 that the rest of them are held out.
@@ -24,7 +24,7 @@ from torch import Tensor
 from sememe.core.errors import ArtifactError, ConfigError
 from sememe.core.schema import PAD, Batch, Int32Array, Ranked
 from sememe.core.seeding import generator
-from sememe.metrics.ranking import rank_metrics
+from sememe.metrics.ranking import mask_items, rank_metrics
 from sememe.rerank.blend_net import BlendNet, BlendTraining, JudgedCandidates
 from sememe.rerank.signals import Evidence, FittedSignal, Signal
 
@@ -133,7 +133,7 @@ class FittedBlend:
     def recommend(
         self, model: Generator, batch: Batch, tensors: TensorBatch, *, k: int, seen: Int32Array | None
     ) -> Ranked:
-        """The k best of the candidates; items of `seen` (N, S) are left out.  Lists are at most `candidates` long."""
+        """The k best of `candidates` candidates, of k where that is more; items of `seen` (N, S) are left out."""
         items, features = self.candidates(model, batch, tensors, seen=seen, count=max(k, self.config.candidates))
         return order_candidates(self.net, features, items, k=k)
 
@@ -153,7 +153,7 @@ class FittedBlend:
         share = self.config.signal_share
         mixture = (1.0 - share) * item_log_prob.exp() + share * said[0]
         if seen is not None:
-            mixture = _masked(mixture, torch.from_numpy(np.ascontiguousarray(seen)).long())
+            mixture = torch.from_numpy(mask_items(mixture.numpy(), seen))
         best = mixture.topk(min(count, mixture.shape[1]), dim=1)
         columns = best.indices
         device = next(iter(tensors.values())).device
@@ -235,9 +235,3 @@ def order_candidates(net: BlendNet, features: Tensor, items: Tensor, *, k: int) 
     return Ranked(
         items=items.gather(1, best).numpy().astype(np.int32), scores=scores.gather(1, best).numpy(), source="blend"
     )
-
-
-def _masked(values: Tensor, seen: Tensor) -> Tensor:
-    """(N, I) with -inf at the columns `seen` (N, S), PAD being none."""
-    row, place = (seen != PAD).nonzero(as_tuple=True)
-    return values.index_put((row, seen[row, place]), torch.tensor(NEVER, dtype=values.dtype))

@@ -140,6 +140,8 @@ class FittedLikeness:
     def features(self, batch: Batch) -> list[FloatArray]:
         """Cosines; that of the mean is taken with a mean of unit vectors, so it is smaller for a mixed history."""
         history, lengths = batch["history"].astype(np.int64), batch["lengths"].astype(np.int64)
+        if history.shape[1] == 0:
+            return [np.zeros((len(history), len(self.vectors)), np.float32) for _ in self.names]
         age = lengths[:, None] - 1 - np.arange(history.shape[1])
         weight = np.where(age >= 0, self.config.recency ** np.maximum(age, 0), 0.0).astype(np.float32)
         read = self.vectors[np.maximum(history, 0)]

@@ -305,6 +305,7 @@ def test_segment_logsumexp_is_torchs_per_segment() -> None:
         ({"form": "rnn"}, "form is 'rnn'"),
         ({"hidden": 0}, "hidden is 0"),
         ({"layers": 0}, "layers is 0"),
+        ({"layers": 2}, "only the transformer form"),
         ({"dropout": 1.0}, "dropout is 1.0"),
     ],
 )

@@ -108,6 +108,7 @@ def test_the_loss_is_fp32_whatever_comes_in() -> None:
         (ItemWiseLoss(code_weight=-1.0), "code_weight is -1.0 and item_weight 1.0"),
         (ItemWiseLoss(code_weight=0.0, item_weight=0.0), "not both 0"),
         (ItemWiseLoss(label_smoothing=1.0), "label_smoothing is 1.0"),
+        (ItemWiseLoss(item_weight=0.0, label_smoothing=0.1), "codes are not smoothed"),
         (ItemWiseLoss(label_smoothing=-0.1), "label_smoothing is -0.1"),
     ],
 )

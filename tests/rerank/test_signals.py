@@ -166,3 +166,9 @@ def test_likeness_keeps_nothing_but_its_settings() -> None:
 def test_signals_that_cannot_be_are_refused(signal: CoOccurrence | Likeness, evidence: Evidence, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         signal.fit(evidence)
+
+
+def test_a_batch_of_empty_histories_is_like_nothing() -> None:
+    features = Likeness().fit(EVIDENCE).features(batch_of([[], []]))
+    assert [feature.shape for feature in features] == [(2, ITEMS)] * 2
+    assert not any(feature.any() for feature in features)
