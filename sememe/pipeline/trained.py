@@ -25,8 +25,8 @@ from sememe.train.loop import fit
 WEIGHTS = "model.safetensors"
 UNLIMITED_HISTORY = 1_000_000
 """Counting models read the whole history."""
-MACHINE_SETTINGS = ("checkpoint_every_seconds", "log_every", "threads", "device")
-"""Fields of a TrainPlan that change how fast a training is and not what it learns."""
+MACHINE_SETTINGS = ("checkpoint_every_seconds", "log_every", "threads", "device", "tensorboard")
+"""Fields of a TrainPlan that change how fast a training is, or what it writes down, and not what it learns."""
 
 
 @dataclass(frozen=True, eq=False)
