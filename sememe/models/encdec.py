@@ -14,7 +14,7 @@ model, H heads, E width of one head.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ from sememe.nn.norm import RmsNorm
 @dataclass(frozen=True)
 class EncDec:
     """The encoder-decoder of TIGER; the defaults are the paper's size."""
+
+    reads_target_codes: ClassVar[bool] = True
 
     layers: int = 4
     """Encoder layers, and as many decoder layers."""

@@ -55,7 +55,11 @@ class CollisionRule(Protocol):
 
 
 class NeuralPart(Protocol):
-    """The description of a network; `build` makes the torch module."""
+    """The description of a network; `build` makes the torch module.
+
+    Where the module or its objective reads "target_codes", the description has `reads_target_codes = True` as a class
+    attribute, and training batches carry them.
+    """
 
     def build(self, inputs: ModelInputs, *, seed: int) -> Any: ...
 

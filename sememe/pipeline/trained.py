@@ -14,7 +14,7 @@ from sememe.data.batches import with_codes
 from sememe.decode.trie import Trie
 from sememe.pipeline.evaluate import validation_score
 from sememe.pipeline.prepare import ItemSpace, World
-from sememe.pipeline.recipe import Recipe
+from sememe.pipeline.recipe import BatchSource, Recipe
 from sememe.pipeline.recommend import Recommender
 from sememe.pipeline.reranking import open_rerank, prepare_rerank
 from sememe.pipeline.stages import Say, StageStore, Workbench
@@ -112,15 +112,22 @@ def make_recommender(recipe: Recipe, model: Any, items: ItemSpace) -> Recommende
     )
 
 
+def training_batches(recipe: Recipe, world: World, items: ItemSpace, *, seed: int) -> BatchSource:
+    """What a neural recipe is trained on, with the codes of the targets for models that read them."""
+    assert recipe.batches is not None, "checked by check_recipe"
+    source = recipe.batches.source(world.split.train(), seed=seed)
+    if items.codes is None or not getattr(recipe.model, "reads_target_codes", False):
+        return source
+    return with_codes(source, items.codes)
+
+
 def _make_neural(
     bench: Workbench, recipe: Recipe, *, world: World, items: ItemSpace, seed: int, say: Say
 ) -> dict[str, Any]:
-    assert recipe.batches is not None and recipe.train is not None, "checked by check_recipe"
+    assert recipe.train is not None, "checked by check_recipe"
     model = recipe.model.build(items.inputs(world), seed=seed)  # type: ignore[union-attr]
     recommender = make_recommender(recipe, model, items)
-    source = recipe.batches.source(world.split.train(), seed=seed)
-    if items.codes is not None:
-        source = with_codes(source, items.codes)
+    source = training_batches(recipe, world, items, seed=seed)
     say(f"  {recipe.name}: {source.steps_per_epoch:,} steps per epoch, {len(source(0)['history']):,} rows in the first")
     result = fit(
         model,

@@ -4,10 +4,15 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from sememe.core.config import set_path
+from sememe.pipeline.prepare import prepare_items, prepare_world
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
-from sememe.pipeline.trained import MACHINE_SETTINGS
+from sememe.pipeline.stages import StageStore
+from sememe.pipeline.trained import MACHINE_SETTINGS, training_batches
 from sememe.train.plan import TrainPlan
 
 
@@ -25,3 +30,19 @@ def test_curves_for_tensorboard_do_not_train_again(
     run_recipe(changed, data=world_files, out=tmp_path / "run", say=lines.append)
     assert any(line == "model-tiny: unchanged, reused" for line in lines)
     assert [line for line in lines if "running" in line] == []
+
+
+@pytest.mark.parametrize(("name", "reads"), [("tiny", True), ("reranked", False)])
+def test_only_models_that_read_the_codes_of_targets_get_them(
+    name: str, reads: bool, world_files: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    recipe: Recipe = request.getfixturevalue(name)
+    stages = StageStore(root=tmp_path, say=lambda _: None, recipe_hash="")
+    world = prepare_world(stages, recipe.data, source=world_files, columns={})
+    items = prepare_items(stages, recipe, world, seed=0)
+    assert items.codes is not None
+    source = training_batches(recipe, world, items, seed=0)
+    batch = source(0)
+    assert ("target_codes" in batch) == reads
+    if reads:
+        np.testing.assert_array_equal(batch["target_codes"], items.codes.matrix[batch["target"]])
