@@ -6,6 +6,7 @@ leaves the items tied; decoding then ranks them as ties, and metrics count them 
 Shape legend: I items, L semantic levels.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,38 +14,51 @@ import numpy as np
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import Codes, Int32Array, Int64Array
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class CollisionToken:
     """Append a level that numbers the items of each semantic tuple in the order of their item index, from 0."""
 
     size: int = 256
-    """Codes of the added level, so the largest group that can be told apart."""
+    """Least codes of the added level; it gets more where more items share a tuple."""
+    most: int = 65_536
+    """So many codes at most: each costs every model that writes semantic IDs a vector."""
 
     def resolve(self, matrix: Int32Array, sizes: tuple[int, ...]) -> Codes:
         """Codes (I, L + 1) whose rows are all different, from semantic codes int32 (I, L).
 
-        Raises DataError where more than `size` items share a tuple.
+        Raises:
+            ConfigError: not 1 <= size <= most.
+            DataError: more than `most` items share a tuple.
         """
-        if self.size < 1:
-            raise ConfigError(f"CollisionToken got size={self.size}", fix="give at least 1")
+        if not 1 <= self.size <= self.most:
+            raise ConfigError(f"CollisionToken got size={self.size} and most={self.most}", fix="give 1 <= size <= most")
         groups = tuple_groups(matrix, sizes)
-        counts = np.bincount(groups)
-        largest = int(counts.argmax())
-        if counts[largest] > self.size:
-            example = matrix[np.flatnonzero(groups == largest)[0]]
-            raise DataError(
-                f"{counts[largest]} items share the semantic codes {tuple(int(code) for code in example)}, and the "
-                f"collision level tells only {self.size} apart",
-                fix="give items a finer signal (more text fields, collaborative vectors), more levels or codes, "
-                f"a collision size of {counts[largest]}, or use KeepTied()",
-            )
         number = _rank_in_group(groups).astype(np.int32)
+        last = int(number.argmax())
+        largest = int(number[last]) + 1
+        if largest > self.size:
+            self._tell(tuple(int(code) for code in matrix[last]), largest)
         return Codes(
             matrix=np.ascontiguousarray(np.column_stack([matrix.astype(np.int32), number])),
-            codebook_sizes=(*sizes, self.size),
+            codebook_sizes=(*sizes, max(self.size, largest)),
             num_semantic_levels=len(sizes),
             collisions="token",
+        )
+
+    def _tell(self, sid: tuple[int, ...], items: int) -> None:
+        """Warn that so many items share the tuple `sid`, or refuse them where they are more than `most`."""
+        shared = f"{items} items share the semantic codes {sid}"
+        mend = "give items a finer signal (more text fields, collaborative vectors), more levels or codes"
+        if items > self.most:
+            raise DataError(
+                f"{shared}, and the collision level tells at most {self.most} apart",
+                fix=f"{mend}, a `most` of {items}, or use KeepTied()",
+            )
+        _log.warning(
+            "%s: the collision level grows from %d codes to %d; to mend it, %s", shared, self.size, items, mend
         )
 
 
