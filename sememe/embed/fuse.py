@@ -1,6 +1,12 @@
-"""Several item vectors made into one: bring each to the same scale, weight, concatenate, optionally whiten.
+"""Several item vectors made into one: bring each to the same scale, fill gaps, weight, concatenate, optionally whiten.
 
-Shape legend: I items, dim the width of a part's vectors, D the sum of the widths.
+A gap is an item that one part knows and another does not: a new item has words and no co-occurrence.  Left at zero, it
+would set new items apart from all others and together with each other, and a tokenizer would give them codes that say
+"new" and little else.  So a gap takes what the item's nearest neighbours in the other parts have there, as attributes
+stand in for behaviour in cold-start recommendation (Gantner et al., "Learning Attribute-to-Feature Mappings for
+Cold-Start Recommendations", ICDM 2010).
+
+Shape legend: I items, dim the width of a part's vectors, D the sum of the widths, G gaps, N items known to all parts.
 """
 
 import logging
@@ -11,6 +17,9 @@ import numpy as np
 
 from sememe.core.errors import ConfigError, DataError, NothingToEmbedError
 from sememe.core.schema import Catalog, FloatArray, Interactions
+
+CHUNK_COSINES = 20_000_000
+"""Cosines of gaps with known items held at once: 80 MB."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +59,8 @@ class Fuse:
     parts: tuple[Embedder, ...] = ()
     weights: tuple[float, ...] = ()
     """One per part; empty for equal weights."""
+    neighbors: int = 0
+    """0 leaves gaps at zero; n > 0 fills each from the n nearest items that all parts know."""
     whiten: int = 0
     """0 keeps the concatenation; n > 0 projects on its n leading principal directions, each scaled to variance 1."""
 
@@ -81,8 +92,12 @@ class Fuse:
     def join(self, vectors: list[FloatArray]) -> FloatArray:
         """What `embed` makes of the vectors of the parts."""
         weights = self.weights or (1.0,) * len(vectors)
-        scaled = [np.float32(weight) * unit_rows(made) for weight, made in zip(weights, vectors, strict=True)]
-        joined = np.concatenate(scaled, axis=1)
+        units = [unit_rows(made) for made in vectors]
+        if self.neighbors:
+            units = fill_gaps(units, neighbors=self.neighbors)
+        joined = np.concatenate(
+            [np.float32(weight) * unit for weight, unit in zip(weights, units, strict=True)], axis=1
+        )
         return whitened(joined, num_directions=self.whiten) if self.whiten else joined
 
     def _check(self) -> None:
@@ -92,6 +107,40 @@ class Fuse:
                 f"Fuse got {len(self.parts)} parts and weights {self.weights}",
                 fix="give at least one part, and one weight >= 0 per part (or none), not all 0",
             )
+        if self.neighbors < 0:
+            raise ConfigError(f"neighbors of Fuse is {self.neighbors}", fix="give 0, or how many neighbours fill a gap")
+
+
+def fill_gaps(parts: list[FloatArray], *, neighbors: int) -> list[FloatArray]:
+    """`parts` (I, dim) with rows of length 1 or 0, and fewer rows of length 0.
+
+    A zero row that another part knows becomes the mean of the part's rows at the item's nearest neighbours, by cosine
+    in the other parts and weighted by it, scaled to length 1; it stays zero where no neighbour has a positive cosine.
+    """
+    known = np.stack([part.any(axis=1) for part in parts])
+    complete = np.flatnonzero(known.all(axis=0))
+    filled = [part.copy() for part in parts]
+    if len(complete) == 0:
+        return filled
+    for number, part in enumerate(parts):
+        # Parts that do not know the item have zeros, which add nothing to a product.
+        others = unit_rows(
+            np.concatenate([np.zeros((len(part), 1), np.float32), *parts[:number], *parts[number + 1 :]], 1)
+        )
+        gaps = np.flatnonzero(~known[number] & known.any(axis=0))
+        rows = max(1, CHUNK_COSINES // len(complete))
+        for start in range(0, len(gaps), rows):
+            chunk = gaps[start : start + rows]
+            filled[number][chunk] = _borrowed(others[chunk] @ others[complete].T, part[complete], neighbors=neighbors)
+    return filled
+
+
+def _borrowed(cosines: FloatArray, donors: FloatArray, *, neighbors: int) -> FloatArray:
+    """(G, dim) for gaps with `cosines` (G, N) to the items that have `donors` (N, dim)."""
+    count = min(neighbors, cosines.shape[1])
+    nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+    weight = np.maximum(np.take_along_axis(cosines, nearest, axis=1), 0)
+    return unit_rows(np.einsum("gn,gnd->gd", weight, donors[nearest]))
 
 
 def unit_rows(vectors: FloatArray) -> FloatArray:

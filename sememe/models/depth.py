@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sememe.core.errors import ConfigError, did_you_mean
 from sememe.models.code_nodes import Children, CodeNodes
 from sememe.nn.causal import CausalBlock, initialize
+from sememe.nn.dropout import Dropout
 
 NEVER = float("-inf")
 GROUPED_FROM = 4
@@ -84,7 +85,7 @@ class QueryNet(nn.Module):
             nn.init.normal_(narrow.weight, std=0.02)
             nn.init.zeros_(wide.bias)
             nn.init.zeros_(narrow.bias)
-            self.nets.append(nn.Sequential(wide, nn.GELU(), nn.Dropout(config.dropout), narrow))
+            self.nets.append(nn.Sequential(wide, nn.GELU(), Dropout(config.dropout), narrow))
 
     def forward(self, hidden: Tensor, prefix: Tensor) -> Tensor:
         """hidden (M, D), prefix (M, l, D) the embedded codes so far -> (M, D), the query of level l."""
@@ -102,10 +103,12 @@ class QueryNet(nn.Module):
 class CodeHead(nn.Module):
     """Log-probabilities of codes, each level normalised over the children of the prefix."""
 
-    def __init__(self, config: Depth, *, nodes: CodeNodes, d_model: int, heads: int) -> None:
+    def __init__(self, config: Depth, *, nodes: CodeNodes, d_model: int, heads: int, cold: float = 0.0) -> None:
+        """cold: share of nodes that lose their own vector in each training step, as a new item's leaf has none."""
         super().__init__()
         config.check()
         self.nodes = nodes
+        self.cold = cold
         levels = nodes.num_levels
         self.query = QueryNet(config, levels=levels, d_model=d_model, heads=heads)
         # The same vectors tell the decoder what was written; the model's inputs read them too.
@@ -119,6 +122,12 @@ class CodeHead(nn.Module):
         for depth, table in enumerate(self.own, start=1):
             # A node that training never meets learns nothing of its own: its code alone speaks for it.
             cast(nn.Embedding, table).weight.data[~nodes.is_known(depth)] = 0.0
+        for level in range(levels):
+            # Nor does a code that only new items have.
+            met = nodes.node_codes(level + 1)[nodes.is_known(level + 1)]
+            new = torch.ones(nodes.codebook_sizes[level], dtype=torch.bool).index_fill_(0, met, False)
+            for tables in (self.read, self.write):
+                cast(nn.Embedding, tables[level]).weight.data[new] = 0.0
 
     def embed(self, codes: Tensor, *, level: int) -> Tensor:
         """Input vectors of codes of one level: any shape -> (..., D), of length about D^0.5."""
@@ -129,7 +138,12 @@ class CodeHead(nn.Module):
     def node_vectors(self, nodes: Tensor, *, depth: int) -> Tensor:
         """(R, D) output vectors of nodes (R,) of a depth >= 1."""
         vectors: Tensor = cast(nn.Embedding, self.write[depth - 1])(self.nodes.node_codes(depth)[nodes])
-        return vectors + cast(nn.Embedding, self.own[depth - 1])(nodes) if len(self.own) else vectors
+        if not len(self.own):
+            return vectors
+        own: Tensor = cast(nn.Embedding, self.own[depth - 1])(nodes)
+        if self.training and self.cold > 0.0:
+            own = own * (torch.rand(len(nodes), 1, device=nodes.device) >= self.cold)
+        return vectors + own
 
     def log_probs(self, hidden: Tensor, items: Tensor) -> Tensor:
         """(P, L) log-probability of each code of `items` (P,), given the position (P, D) and the item's codes before.

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, ModelInputs
 from sememe.core.seeding import derive_seed
-from sememe.models.sequential import add_repeat_bias, check_length, check_sizes
+from sememe.models.sequential import check_length, check_sizes
 from sememe.nn.causal import initialize
 from sememe.nn.dropout import Dropout
 from sememe.nn.frequency import FrequencyBlock, window_bias
+from sememe.nn.repeat import RepeatBias
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class BsaRecModel(nn.Module):
         self.norm = nn.LayerNorm(config.d_model, eps=1e-12)  # eps of the paper's code
         self.blocks = nn.ModuleList(config.block() for _ in range(config.layers))
         self.dropout = Dropout(config.dropout)
-        self.repeat_bias = nn.Parameter(torch.zeros(1)) if config.repeat_bias else None
+        self.repeat_bias = RepeatBias() if config.repeat_bias else None
         initialize(self)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,14 +101,12 @@ class BsaRecModel(nn.Module):
         "repeat_bias" (1,), where that is there, for items of the history.
         """
         outputs = {"hidden": self._hidden(batch), "item_weights": self.items.weight}
-        return outputs if self.repeat_bias is None else outputs | {"repeat_bias": self.repeat_bias}
+        return outputs if self.repeat_bias is None else outputs | {"repeat_bias": self.repeat_bias()}
 
     def score_items(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(N, I) float32 scores of every item as the next one; all 0 for an empty history."""
         scores = (self._hidden(batch).squeeze(1) @ self.items.weight.T).float()
-        return (
-            scores if self.repeat_bias is None else add_repeat_bias(scores, self.repeat_bias, history=batch["history"])
-        )
+        return scores if self.repeat_bias is None else self.repeat_bias.add_to(scores, batch["history"])
 
     def _hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(N, 1, D); zeros where the history is empty."""

@@ -1,5 +1,8 @@
 """Vectors of items: an embedding of their own, and their projected content.
 
+A new item has content and no vector of its own.  So that a model learns to go by content alone, training takes the own
+vector away from some items at random (as DropoutNet, Volkovs et al., NIPS 2017, does with latent factors).
+
 Shape legend: I items, M of them, V width of the given vectors, D width of the model.
 """
 
@@ -16,10 +19,21 @@ class ItemTable(nn.Module):
     content: Tensor
 
     def __init__(
-        self, inputs: ModelInputs, *, d_model: int, own: bool, content: bool, known_items: BoolArray | None
+        self,
+        inputs: ModelInputs,
+        *,
+        d_model: int,
+        own: bool,
+        content: bool,
+        known_items: BoolArray | None,
+        cold: float = 0.0,
     ) -> None:
-        """known_items: (I,) whether the training part holds the item; the others start, and stay, at zero."""
+        """known_items: (I,) whether the training part holds the item; the others start, and stay, at zero.
+
+        cold: share of items that lose their own vector in each training step.
+        """
         super().__init__()
+        self.cold = cold
         self.num_items = inputs.num_items
         self.own = nn.Embedding(inputs.num_items, d_model) if own else None
         if self.own is not None:
@@ -48,7 +62,15 @@ class ItemTable(nn.Module):
         """(M,) item indices -> (M, D)."""
         vectors = torch.zeros((), device=items.device)
         if self.own is not None:
-            vectors = vectors + self.own(items)
+            vectors = vectors + self._own(items)
         if self.project is not None:
             vectors = vectors + self.project(self.content[items])
         return vectors
+
+    def _own(self, items: Tensor) -> Tensor:
+        assert self.own is not None, "asked for only where there is one"
+        vectors: Tensor = self.own(items)
+        if not self.training or self.cold == 0.0:
+            return vectors
+        # Not scaled up, as dropout would: what is left must look as it does when a new item is met.
+        return vectors * (torch.rand(len(items), 1, device=items.device) >= self.cold)

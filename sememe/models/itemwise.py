@@ -26,6 +26,7 @@ from sememe.models.code_nodes import CodeNodes
 from sememe.models.depth import CodeHead, Depth, exact
 from sememe.models.item_table import ItemTable
 from sememe.nn.causal import last_position
+from sememe.nn.repeat import RepeatBias
 from sememe.nn.trunk import Trunk
 
 
@@ -39,11 +40,16 @@ class ItemWise:
     """Whether an item has a vector of its own, beside its codes and its content."""
     content: bool = True
     """Whether the item vectors of the recipe (its `embed`) are projected into the item's vector."""
+    cold_share: float = 0.0
+    """Share of items, drawn anew in each training step, that lose all that is their own, so that the model learns to
+    go by codes and content, as it has to for a new item."""
 
     def build(self, inputs: ModelInputs, *, seed: int) -> "ItemWiseModel":
         """A model with fresh weights; equal seeds give equal weights.  Raises ConfigError where codes are missing."""
         if inputs.codes is None:
             raise ConfigError("ItemWise writes semantic IDs, and there are none", fix="add a tokenizer to the recipe")
+        if not 0.0 <= self.cold_share < 1.0:
+            raise ConfigError(f"cold_share is {self.cold_share}, not at least 0 and below 1", fix="set 0.1, say, or 0")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "itemwise"))
             return ItemWiseModel(self, inputs)
@@ -78,12 +84,18 @@ class ItemWiseModel(nn.Module):
         width = config.trunk.d_model
         nodes = CodeNodes(inputs.codes, known_items=known)
         self.trunk = config.trunk.build()
-        self.writer = CodeHead(config.depth, nodes=nodes, d_model=width, heads=config.trunk.heads)
-        self.items = ItemTable(
-            inputs, d_model=width, own=config.item_embedding, content=config.content, known_items=known
+        self.writer = CodeHead(
+            config.depth, nodes=nodes, d_model=width, heads=config.trunk.heads, cold=config.cold_share
         )
-        # A person seldom takes the same thing twice, and an item that was just read scores itself high.
-        self.repeat_bias = nn.Parameter(torch.zeros(1))
+        self.items = ItemTable(
+            inputs,
+            d_model=width,
+            own=config.item_embedding,
+            content=config.content,
+            known_items=known,
+            cold=config.cold_share,
+        )
+        self.repeat_bias = RepeatBias()
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the two heads say of the targets of a training batch.
@@ -129,7 +141,7 @@ class ItemWiseModel(nn.Module):
         position, source = sees.flatten(0, 1)[places].nonzero(as_tuple=True)
         row = places[position] // length
         return logits.index_put(
-            (position, column[row, source]), self.repeat_bias.expand(len(position)), accumulate=True
+            (position, column[row, source]), self.repeat_bias().expand(len(position)), accumulate=True
         )
 
     def encode(self, batch: Mapping[str, Tensor]) -> WritingState:
@@ -160,10 +172,7 @@ class ItemWiseModel(nn.Module):
         hidden, history = self._last(batch), batch["history"]
         every = torch.arange(self.items.num_items, device=hidden.device)
         scores = (hidden @ self._vectors(every).T).float()
-        # One more column takes the padding; an item that is there twice gets the number once.
-        read = scores.new_zeros(len(scores), scores.shape[1] + 1)
-        read.scatter_(1, torch.where(history == PAD, scores.shape[1], history.long()), 1.0)
-        return scores + read[:, :-1] * self.repeat_bias.float()
+        return self.repeat_bias.add_to(scores, history)
 
     def code_log_prob(self, batch: Mapping[str, Tensor], items: Tensor) -> Tensor:
         """(N, C) log-probability that the depth decoder gives to the codes of `items` (N, C), all real items."""

@@ -6,8 +6,7 @@ feed-forward; histories are left-aligned; trained with the full softmax over all
 cross-entropy, which is worth 20 to 40 % (Klenitskiy and Vasilev, "Turning Dross Into Gold Loss: is BERT4Rec really
 better than SASRec?", RecSys 2023).  The table starts at a standard deviation of D^-0.5 and inputs are scaled by D^0.5
 (Vaswani et al. 2017), so that an item outweighs what untrained layers add to it.  Added: one learned number for
-items of the history, since with one table for input and output an item that was just read scores itself high, although
-in most data people do not take the same thing twice; the number learns how it is in the data at hand.
+items of the history (`nn/repeat.py`).
 
 eSASRec: Tikhonovich et al., "eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion" (RecSys 2025,
 arXiv 2508.06450).  Kept: SASRec's training target at every position, LiGR blocks.  Changed: all of the above; positions
@@ -23,9 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from sememe.core.errors import ConfigError
-from sememe.core.schema import PAD, ModelInputs
+from sememe.core.schema import ModelInputs
 from sememe.core.seeding import derive_seed
 from sememe.nn.causal import CausalBlock, LigrBlock, initialize, last_position
+from sememe.nn.dropout import Dropout
+from sememe.nn.repeat import RepeatBias
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class SasRecModel(nn.Module):
         self.positions = nn.Embedding(config.max_history, config.d_model)
         self.blocks = nn.ModuleList(config.block() for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
-        self.repeat_bias = nn.Parameter(torch.zeros(1)) if config.repeat_bias else None
+        self.dropout = Dropout(config.dropout)
+        self.repeat_bias = RepeatBias() if config.repeat_bias else None
         initialize(self)
         nn.init.normal_(self.items.weight, std=config.d_model**-0.5)
 
@@ -97,13 +98,13 @@ class SasRecModel(nn.Module):
         hold numbers without meaning.
         """
         outputs = {"hidden": self._hidden(batch["history"]), "item_weights": self.items.weight}
-        return outputs if self.repeat_bias is None else outputs | {"repeat_bias": self.repeat_bias}
+        return outputs if self.repeat_bias is None else outputs | {"repeat_bias": self.repeat_bias()}
 
     def score_items(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(N, I) float32 scores of every item as the one after the last of "lengths"; all 0 for an empty history."""
         history = batch["history"]
         scores = (last_position(self._hidden(history), batch["lengths"]) @ self.items.weight.T).float()
-        return scores if self.repeat_bias is None else add_repeat_bias(scores, self.repeat_bias, history=history)
+        return scores if self.repeat_bias is None else self.repeat_bias.add_to(scores, history)
 
     def _hidden(self, history: Tensor) -> Tensor:
         length = history.shape[1]
@@ -146,11 +147,3 @@ def check_length(length: int, *, max_history: int) -> None:
             f"a history of {length} items is longer than max_history = {max_history} of the model",
             fix="give model and batches the same max_history",
         )
-
-
-def add_repeat_bias(scores: Tensor, bias: Tensor, *, history: Tensor) -> Tensor:
-    """(N, I) `scores` plus `bias` (1,) at the items of each row of `history` (N, T), PAD where none."""
-    # One more column takes the padding; an item that is there twice gets the number once.
-    read = scores.new_zeros(len(scores), scores.shape[1] + 1)
-    read.scatter_(1, torch.where(history == PAD, scores.shape[1], history), 1.0)
-    return scores + read[:, :-1] * bias.float()

@@ -52,9 +52,9 @@ class CausalBlock(nn.Module):
         self.attention = CausalAttention(d_model, heads=heads, dropout=dropout)
         self.ff_norm = nn.LayerNorm(d_model)
         self.ff = nn.Sequential(
-            nn.Linear(d_model, ff), nn.GELU(), nn.Dropout(dropout), nn.Linear(ff, d_model), nn.Dropout(dropout)
+            nn.Linear(d_model, ff), nn.GELU(), Dropout(dropout), nn.Linear(ff, d_model), Dropout(dropout)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, states: Tensor) -> Tensor:
         """(N, T, D) -> (N, T, D)"""

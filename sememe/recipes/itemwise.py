@@ -48,12 +48,13 @@ def itemwise(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
     """The recipe at one of its sizes; "demo" is smaller and shorter, "debug" is for tests."""
     plan = TrainPlan(
         epochs=12,
+        least_steps=1_000,
         optimizer=AdamW(lr=3e-3, weight_decay=0.1, decay_embeddings=True),
         schedule=WarmupCosine(warmup_steps=200),
     )
     full = Recipe(
         name="itemwise",
-        embed=Fuse(parts=(TextEmbedder(), CooccurrenceSvd())),
+        embed=Fuse(parts=(TextEmbedder(), CooccurrenceSvd()), neighbors=10),
         tokenizer=ResidualKMeans(),
         collisions=CollisionToken(),
         model=ItemWise(trunk=Trunk(max_history=200)),
@@ -83,7 +84,7 @@ def itemwise(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
         return replace(
             full,
             tokenizer=ResidualKMeans(levels=2, codebook_size=16),
-            embed=Fuse(parts=(TextEmbedder(), CooccurrenceSvd(dim=8))),
+            embed=Fuse(parts=(TextEmbedder(), CooccurrenceSvd(dim=8)), neighbors=10),
             model=ItemWise(trunk=Trunk(layers=1, d_model=32, ff=64, dropout=0.2), depth=Depth(hidden=32)),
             batches=SharedNegatives(SequenceBatches(batch_size=64, max_history=50), negatives=64),
             train=TrainPlan(epochs=3, optimizer=AdamW(lr=3e-3)),

@@ -94,14 +94,16 @@ class WarmupCosine:
     """A linear rise to 1 over `warmup_steps`, then half a cosine down to `final` at the last step."""
 
     warmup_steps: int = 0
+    """At most a tenth of all steps is spent on the rise, so that a short training gets somewhere."""
     final: float = 0.0
     """Share of the learning rate that is left at the end."""
 
     def factor(self, step: int, *, total_steps: int) -> float:
         """What multiplies the learning rate at 0-based `step`."""
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        share = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        rise = min(self.warmup_steps, total_steps // 10)
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        share = (step - rise) / max(1, total_steps - rise)
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
 

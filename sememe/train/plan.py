@@ -45,6 +45,8 @@ class TrainPlan:
     """Passes over the source; None where `steps` says how long."""
     steps: int | None = None
     """Optimiser steps; None where `epochs` says how long."""
+    least_steps: int = 0
+    """Where `epochs` make fewer optimiser steps than this, more passes are made: a small log needs its steps too."""
     optimizer: AdamW = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Constant)
     clip_norm: float = 1.0
@@ -75,7 +77,11 @@ class TrainPlan:
                 f"epochs is {self.epochs} and steps is {self.steps}, but exactly one of them must be set",
                 fix="set the other one to none",
             )
+        require(holds=self.least_steps >= 0, name="least_steps", value=self.least_steps, rule="0 or more")
         length = self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+        if self.steps is None and length > 0:
+            # Whole passes, so that no event is met more often than another.
+            length = max(length, -(-self.least_steps // steps_per_epoch) * steps_per_epoch)
         require(holds=length > 0, name="epochs" if self.steps is None else "steps", value=length, rule="1 or more")
         require(holds=self.clip_norm >= 0, name="clip_norm", value=self.clip_norm, rule="0 or more")
         require(holds=self.validate_every >= 0, name="validate_every", value=self.validate_every, rule="0 or more")

@@ -62,7 +62,7 @@ def test_the_defaults_compute_what_sasrec_computes():
     trunk = Trunk(**sizes).build().double()
     own = trunk.state_dict()
     shared = {name: value for name, value in sasrec.state_dict().items() if name in own}
-    assert set(sasrec.state_dict()) - set(shared) == {"items.weight", "repeat_bias"}
+    assert set(sasrec.state_dict()) - set(shared) == {"items.weight", "repeat_bias.weight"}
     trunk.load_state_dict(shared)
     history = torch.randint(11, (4, 5))
     expected = sasrec({"history": history})["hidden"]
