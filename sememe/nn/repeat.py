@@ -24,11 +24,13 @@ class RepeatBias(nn.Module):
 
     def forward(self) -> Tensor:
         """(1,)"""
-        return SPEED * self.weight
+        value: Tensor = SPEED * self.weight
+        return value
 
     def add_to(self, scores: Tensor, history: Tensor) -> Tensor:
         """`scores` (N, I) plus the number at the items of each row of `history` (N, T), PAD where none."""
         # One more column takes the padding; an item that is there twice gets the number once.
         read = scores.new_zeros(len(scores), scores.shape[1] + 1)
         read.scatter_(1, torch.where(history == PAD, scores.shape[1], history.long()), 1.0)
-        return scores + read[:, :-1] * self().to(scores.dtype)
+        bias: Tensor = self()
+        return scores + read[:, :-1] * bias.to(scores.dtype)
