@@ -4,6 +4,9 @@ These read the lists alone; only `target_popularity` compares with what users to
 count, so that one best-seller does not decide it: the share of the catalogue with fewer training events, plus half of
 those with equally many.  Over the whole catalogue it averages exactly 0.5.
 
+Where no list holds anything (everybody has seen the whole catalogue, say), coverage, entropy and Gini coefficient are 0
+and popularity is the catalogue's 0.5.
+
 Shapes: N rows, K list places, M target places (PAD-filled), I items.
 """
 
@@ -68,12 +71,13 @@ def popularity_bias(ranked: Ranked, *, train_counts: npt.NDArray[np.integer], k:
     """Mean popularity percentile over all recommended places; above 0.5 leans to popular items.
 
     Args:
-        ranked: N lists with at least one recommendation among them.
+        ranked: N lists.
         train_counts: (I,) training events of each item.
         k: look at the first k places; None means the whole lists.
     """
     counts = recommendation_counts(ranked, num_items=len(train_counts), k=k)
-    assert counts.sum() > 0, "no list recommends anything"
+    if not counts.any():
+        return 0.5
     return float(counts @ popularity_percentiles(train_counts) / counts.sum())
 
 
@@ -91,7 +95,8 @@ def popularity_percentiles(train_counts: npt.NDArray[np.integer]) -> Float64Arra
 
 def gini(counts: npt.NDArray[np.integer]) -> float:
     """Gini coefficient of (I,) counts: half the mean absolute difference of two items, in units of the mean."""
-    assert counts.sum() > 0, "no list recommends anything"
+    if not counts.any():
+        return 0.0
     ordered = np.sort(counts).astype(np.float64)
     ranks = np.arange(1, len(ordered) + 1)
     return float((2 * ranks - len(ordered) - 1) @ ordered / (len(ordered) * ordered.sum()))
@@ -99,7 +104,8 @@ def gini(counts: npt.NDArray[np.integer]) -> float:
 
 def entropy(counts: npt.NDArray[np.integer]) -> float:
     """Entropy in bits of (I,) counts taken as shares; 2 ** entropy is the effective number of items."""
-    assert counts.sum() > 0, "no list recommends anything"
+    if not counts.any():
+        return 0.0
     shares = counts[counts > 0] / counts.sum()
     # + 0.0 turns the -0.0 of a single item into 0.
     return float(-(shares * np.log2(shares)).sum() + 0.0)

@@ -65,8 +65,9 @@ def test_report_gathers_all_and_compares_with_what_was_taken():
     assert coverage_report(LISTS, train_counts=TRAIN_COUNTS, k=1).target_popularity is None
 
 
-def test_empty_lists_have_no_popularity():
-    empty = Ranked(np.full((1, 2), PAD, np.int32), np.full((1, 2), -np.inf, np.float32), "test")
-    assert catalogue_coverage(empty, num_items=5) == 0
-    with pytest.raises(AssertionError, match="recommends anything"):
-        popularity_bias(empty, train_counts=TRAIN_COUNTS)
+def test_lists_without_anything_have_numbers_too():
+    empty = Ranked(np.full((3, 2), PAD, np.int32), np.full((3, 2), -np.inf, np.float32), "test")
+    report = coverage_report(empty, train_counts=TRAIN_COUNTS, targets=np.array([[3], [4], [1]]))
+    assert (report.coverage, report.gini, report.entropy, report.popularity) == (0, 0, 0, 0.5)
+    assert report.target_popularity == pytest.approx((0.1 + 0.3 + 0.6) / 3)
+    assert popularity_bias(empty, train_counts=TRAIN_COUNTS) == popularity_percentiles(TRAIN_COUNTS).mean() == 0.5

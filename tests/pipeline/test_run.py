@@ -198,6 +198,19 @@ def test_a_list_longer_than_the_beam_is_full(finished: Path) -> None:
     assert run.recommend(history=[run.world.interactions.item_ids[0]], k=30).height == 30
 
 
+def test_a_catalogue_that_everybody_has_seen_is_judged(tiny: Recipe, tmp_path: Path) -> None:
+    events = [(f"u{user}", "ab"[(user + time) % 2], time) for user in range(6) for time in range(4)]
+    table = pl.DataFrame(events, schema=["user_id", "item_id", "timestamp"], orient="row")
+    run_recipe(replace(tiny.baselines[0], data=tiny.data), data=table, out=tmp_path, say=lambda _: None)
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    left_in, left_out = ([row for row in rows if row["mask_seen"] is mask] for mask in (False, True))
+    assert [row["recall@10"] for row in left_in] == [row["coverage@10"] for row in left_in] == [1, 1]
+    for row in left_out:
+        assert row["seen_targets"] == row["users"] == 6
+        assert row["recall@10"] == row["ndcg@10_high"] == row["coverage@10"] == row["entropy@10"] == 0
+        assert row["popularity@10"] == 0.5
+
+
 def test_two_processes_cannot_write_one_run(tmp_path: Path, world_files: Path, tiny: Recipe) -> None:
     with only_writer(tmp_path), pytest.raises(SememeError, match="another process is writing"):
         run_again(tiny, world_files, tmp_path)
