@@ -78,11 +78,12 @@ class SequenceBatches:
     """
 
     batch_size: int = 128
+    """Rows per batch; of no effect where `targets_per_batch` is set."""
     max_history: int = 50
     long_sequences: Literal["chunk", "last"] = "chunk"
     targets_per_batch: int | None = None
-    """Where set, `batch_size` is not used: a batch has as many rows as hold about so many targets in the mean over the
-    data at hand, so that steps are alike on short and on long histories."""
+    """Where set, it decides about the rows in place of `batch_size`: a batch has as many as hold about so many targets
+    in the mean over the data at hand, so that steps are alike on short and on long histories."""
 
     def source(self, train: Interactions, *, seed: int) -> "SpanSource":
         """The source over a training part.  Raises DataError where no user has two events."""

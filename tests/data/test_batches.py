@@ -1,5 +1,7 @@
 """Batches against a slow twin that lists every example; random access; nothing from beyond the training part."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -88,6 +90,8 @@ def test_rows_follow_from_the_targets_that_a_batch_is_to_hold():
     # About 580 targets in 100 rows: 30 targets are about 5 rows.
     assert max(rows) == round(30 * sum(rows) / targets)
     assert all(count == max(rows) for count in sorted(rows)[1:])
+    other = replace(part, batch_size=3).source(train, seed=3)
+    assert [len(batch["user"]) for batch in epoch(other)] == rows
     with pytest.raises(ConfigError, match="targets_per_batch"):
         SequenceBatches(targets_per_batch=0).source(train, seed=0)
 
