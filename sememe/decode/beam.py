@@ -64,6 +64,10 @@ class BeamSearch:
         found = search(model, batch, width=max(self.width, k), k=k, trie=trie, seen=seen)
         return found.to_ranked(source="beam:code_log_prob")
 
+    def describe(self) -> str:
+        """How lists come about, in a line."""
+        return f"beam of {self.width} by code score"
+
 
 @torch.inference_mode()
 def search(

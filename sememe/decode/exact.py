@@ -51,6 +51,10 @@ class ExactCodes:
             positions = torch.where(items == PAD, PAD, trie.positions[items.clamp(min=0).long()])
         return _top(mask_seen(scores, positions), k=k, labels=trie.items, source="exact:code_log_prob")
 
+    def describe(self) -> str:
+        """How lists come about, in a line."""
+        return "exact code scores of all items"
+
     @torch.inference_mode()
     def _score_positions(self, model: StepModel, batch: TensorBatch, *, trie: Trie) -> Tensor:
         """(N, I), columns in the trie's order of items."""
@@ -78,6 +82,10 @@ class ExactItems:
             scores = torch.as_tensor(model.score_items(batch))
         labels = torch.arange(scores.shape[1], device=scores.device)
         return _top(mask_seen(scores, seen), k=k, labels=labels, source="exact:item_score")
+
+    def describe(self) -> str:
+        """How lists come about, in a line."""
+        return "exact scores of all items"
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,6 +51,11 @@ class Rescored:
             tied_beyond=torch.where(last.squeeze(1) == NEVER, 0, tied),
         ).to_ranked(source="beam:rescored")
 
+    def describe(self) -> str:
+        """How lists come about, in a line."""
+        weights = f"{self.code_weight:g} code + {1 - self.code_weight:g} item log-probability"
+        return f"beam of {self.search.width}, {weights}"
+
     def _mix(self, found: Found, item_scores: Tensor) -> Tensor:
         """(N, C); -inf where the beam found fewer."""
         of_items = item_scores.gather(1, found.items.clamp(min=0))

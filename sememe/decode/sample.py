@@ -122,6 +122,14 @@ class Sampled:
             return BeamSearch(width=self.width).recommend(model, batch, k=k, trie=trie, seen=seen)
         return self.draw(model, batch, k=k, trie=trie, seen=seen).found.to_ranked(source="sample:code_log_prob")
 
+    def describe(self) -> str:
+        """How lists come about, in a line."""
+        if self.temperature == 0.0:
+            return BeamSearch(width=self.width).describe()
+        levels = "" if self.level_temperatures is None else f" times {self.level_temperatures} by level"
+        mass = "" if self.top_p == 1.0 else f", top-p {self.top_p:g}"
+        return f"drawn by code score at temperature {self.temperature:g}{levels}{mass}"
+
     @torch.inference_mode()
     def draw(self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: ItemArray | None = None) -> Drawn:
         """The lists of `recommend` in tensors, on the trie's device, with the log-probabilities of their items.

@@ -218,7 +218,7 @@ def protocol_line(metrics: Mapping[str, Any]) -> str:
     protocol = metrics["protocol"]
     cold = protocol["counts"].get("test_cold_targets", 0)
     withheld = protocol["counts"].get("withheld_items", 0)
-    decode = ", ".join(f"{model} by {how}" for model, how in protocol["decode"].items())
+    decode = "; ".join(f"{model}: {how}" for model, how in protocol["decode"].items())
     return (
         f"split {protocol['name']}, full catalogue, item level, ties averaged; {cold} test targets never occur in "
         f"training; {f'{withheld} items withheld from training; ' if withheld else ''}{decode}"

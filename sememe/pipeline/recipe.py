@@ -7,7 +7,7 @@ class with that verb fits, so a recipe of your own can bring parts of its own.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +92,18 @@ class Decoder(Protocol):
     """Turns a model and a request into ranked items."""
 
     def recommend(self, model: Any, batch: Any, *, k: int, trie: Any, seen: Any) -> Ranked: ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A decoder or reranker that says in one line how lists come about; it stands beside their numbers."""
+
+    def describe(self) -> str: ...
+
+
+def in_a_line(part: object) -> str:
+    """What a decoder or reranker says of itself, its class where it says nothing; its settings stand in run.json."""
+    return part.describe() if isinstance(part, Described) else type(part).__name__
 
 
 class FittedReranker(Protocol):

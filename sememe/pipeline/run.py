@@ -19,7 +19,7 @@ from sememe.core.errors import ConfigError
 from sememe.pipeline.evaluate import compare_models
 from sememe.pipeline.judging import evaluate_reading, readings
 from sememe.pipeline.prepare import World, prepare_items, prepare_world
-from sememe.pipeline.recipe import EvaluationPlan, Recipe
+from sememe.pipeline.recipe import EvaluationPlan, Recipe, in_a_line
 from sememe.pipeline.stages import Say, StageStore, only_writer
 from sememe.pipeline.trained import TrainedModel, is_neural, train_model
 
@@ -165,9 +165,9 @@ def _judge(stages: StageStore, trained: TrainedModel, world: World, plan: Evalua
 
 def _ways(member: Recipe) -> dict[str, str]:
     """Row name -> how its lists come about, for each of a recipe's rows."""
-    views = {f"{member.name}:{view.name}": repr(view.decode) for view in member.views}
-    own = repr(member.decode) if member.rerank is None else f"{member.rerank!r}, fitted on validation requests"
-    return {**views, member.name: own}
+    views = {f"{member.name}:{view.name}": in_a_line(view.decode) for view in member.views}
+    reranked = f"{in_a_line(member.rerank)}, fitted on validation requests"
+    return {**views, member.name: in_a_line(member.decode) if member.rerank is None else reranked}
 
 
 def _entry(trained: TrainedModel, judged: Mapping[str, Manifest]) -> dict[str, Any]:

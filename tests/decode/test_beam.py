@@ -8,8 +8,11 @@ from planted_steps import TableModel, random_codes, slow_beam, unique_codes
 from sememe.core.errors import ArtifactError
 from sememe.core.schema import PAD, Codes, Ranked
 from sememe.decode.beam import BeamSearch, search
-from sememe.decode.exact import ExactCodes
+from sememe.decode.exact import ExactCodes, ExactItems
+from sememe.decode.rescore import Rescored
+from sememe.decode.sample import Sampled
 from sememe.decode.trie import Trie
+from sememe.pipeline.recipe import in_a_line
 
 SIZES = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
 
@@ -51,6 +54,27 @@ def test_equals_the_slow_search_over_a_tree_without_the_seen_items(
         np.testing.assert_allclose(ranked.scores[row], [score for _, score in listed] + [-np.inf] * fill, atol=1e-6)
         tied = sum(score == listed[-1][1] for _, score in found[k:]) if listed else 0
         assert ranked.tied_beyond[row] == tied
+
+
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        (BeamSearch(width=50), "beam of 50 by code score"),
+        (ExactCodes(), "exact code scores of all items"),
+        (ExactItems(), "exact scores of all items"),
+        (Rescored(BeamSearch(width=50)), "beam of 50, 0.3 code + 0.7 item log-probability"),
+        (Rescored(code_weight=0.0), "beam of 100, 0 code + 1 item log-probability"),
+        (Sampled(), "drawn by code score at temperature 1"),
+        (
+            Sampled(temperature=0.5, level_temperatures=(1.0, 2.0), top_p=0.9),
+            "drawn by code score at temperature 0.5 times (1.0, 2.0) by level, top-p 0.9",
+        ),
+        (Sampled(temperature=0.0, width=7), "beam of 7 by code score"),
+        (TableModel((2,), users=1, seed=0), "TableModel"),
+    ],
+)
+def test_a_decoder_says_in_a_line_how_lists_come_about(part: object, line: str) -> None:
+    assert in_a_line(part) == line
 
 
 @settings(max_examples=40, deadline=None)

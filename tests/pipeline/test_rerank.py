@@ -18,6 +18,7 @@ from sememe.core.errors import ConfigError
 from sememe.decode.exact import ExactItems
 from sememe.embed.collaborative import CooccurrenceSvd
 from sememe.embed.fuse import Fuse, ProvidedVectors
+from sememe.pipeline.evaluate import protocol_line
 from sememe.pipeline.opened import open_run
 from sememe.pipeline.prepare import prepare_items, prepare_world
 from sememe.pipeline.recipe import Embedder, Recipe, View
@@ -57,10 +58,21 @@ def test_every_view_has_its_rows_and_the_reranked_one_none_on_validation(judged:
     assert {(entry["model"], entry["against"]) for entry in metrics["comparisons"]} == {
         ("tiny", name) for name in NAMES[:3]
     }
-    decode = metrics["protocol"]["decode"]
+
+
+def test_how_lists_come_about_stands_beside_the_numbers_in_words(judged: Path) -> None:
+    metrics = json.loads((judged / "metrics.json").read_text())
+    decode = dict(metrics["protocol"]["decode"])
     assert list(decode) == NAMES
-    assert decode["tiny:items"] == "ExactItems()"
-    assert decode["tiny"].startswith("Blend(") and decode["tiny"].endswith(", fitted on validation requests")
+    last_word = decode.pop("tiny")
+    assert decode == {
+        "popularity": "exact scores of all items",
+        "tiny:rescored": "beam of 12, 0.3 code + 0.7 item log-probability",
+        "tiny:items": "exact scores of all items",
+    }
+    assert last_word.endswith(", fitted on validation requests") and "(" not in last_word
+    line = protocol_line(metrics)
+    assert f"; tiny:items: exact scores of all items; tiny: {last_word}" in line and "\n" not in line
 
 
 def test_a_view_can_be_opened_by_the_name_of_its_row(judged: Path) -> None:
