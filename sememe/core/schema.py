@@ -86,6 +86,20 @@ class Interactions:
             columns={name: values[keep] for name, values in self.columns.items()},
         )
 
+    def without_items(self, items: Int32Array) -> "Interactions":
+        """All events but those of `items` (n,); users and items keep their indices."""
+        gone = np.zeros(self.num_items, np.bool_)
+        gone[items] = True
+        keep = ~gone[self.items]
+        left_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep, dtype=np.int64)])
+        return replace(
+            self,
+            offsets=left_before[self.offsets],
+            items=self.items[keep],
+            timestamps=None if self.timestamps is None else self.timestamps[keep],
+            columns={name: values[keep] for name, values in self.columns.items()},
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Catalog:

@@ -54,7 +54,7 @@ class Split:
     def train(self) -> Interactions:
         """The training part: users and items keep their indices, also those that have no event left."""
         learned = self.interactions.prefix(self.train_ends)
-        return _without_items(learned, self.withheld) if len(self.withheld) else learned
+        return learned.without_items(self.withheld) if len(self.withheld) else learned
 
 
 @dataclass(frozen=True)
@@ -323,22 +323,6 @@ def trained_items(split: Split) -> BoolArray:
         counts -= np.bincount(interactions.items[behind[part]], minlength=interactions.num_items)
     counts[split.withheld] = 0
     return counts > 0
-
-
-def _without_items(interactions: Interactions, items: Int32Array) -> Interactions:
-    """All events but those of `items`; users and items keep their indices."""
-    gone = np.zeros(interactions.num_items, np.bool_)
-    gone[items] = True
-    keep = ~gone[interactions.items]
-    left_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep, dtype=np.int64)])
-    times = interactions.timestamps
-    return replace(
-        interactions,
-        offsets=left_before[interactions.offsets],
-        items=interactions.items[keep],
-        timestamps=None if times is None else times[keep],
-        columns={name: values[keep] for name, values in interactions.columns.items()},
-    )
 
 
 def _check_shares(valid_share: float, test_share: float) -> None:

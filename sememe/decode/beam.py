@@ -21,8 +21,8 @@ from sememe.core.schema import PAD, Ranked
 from sememe.decode.frontier import NEVER, Beams, children_of, close_seen, keep_best
 from sememe.decode.protocol import ItemArray, StepModel, TensorBatch
 from sememe.decode.seen import SeenPositions
-from sememe.decode.select import Selected, rank_best
 from sememe.decode.trie import Trie
+from sememe.nn.select import Selected, rank_best
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sememe.core.schema import PAD, Int32Array, Int64Array, Ranked
 from sememe.decode.protocol import ItemArray, ItemScorer, StepModel, TensorBatch
-from sememe.decode.select import rank_best, refuse_nan
 from sememe.decode.trie import Trie
+from sememe.nn.select import rank_best, refuse_nan
 
 NEVER = float("-inf")
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sememe.decode.seen import SeenPositions
-from sememe.decode.select import select_best
 from sememe.decode.trie import Trie
+from sememe.nn.select import select_best
 
 NEVER = float("-inf")
 

@@ -13,8 +13,8 @@ from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, Ranked
 from sememe.decode.beam import BeamSearch, Found, search
 from sememe.decode.protocol import ItemArray, ItemScorer, StepModel, TensorBatch
-from sememe.decode.select import rank_best
 from sememe.decode.trie import Trie
+from sememe.nn.select import rank_best
 
 NEVER = float("-inf")
 

@@ -10,6 +10,7 @@ Shape legend: U users, I items, E events, dim the width of the vectors.
 
 import importlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,6 +30,7 @@ BLOCK_EVENTS = 4_000_000
 class CooccurrenceSvd:
     """Truncated SVD of the positive pointwise mutual information of items met close together in a user's sequence."""
 
+    reads_log: ClassVar[bool] = True
     dim: int = 64
     window: int = 10
     """Pairs of events of a user that lie at most this many places apart count."""
@@ -60,6 +62,7 @@ class CooccurrenceSvd:
 class ImplicitAls:
     """Item factors of implicit-feedback matrix factorisation (needs the extra "als")."""
 
+    reads_log: ClassVar[bool] = True
     dim: int = 64
     iterations: int = 15
     regularization: float = 0.05

@@ -10,13 +10,14 @@ Shape legend: I items, dim the width of a part's vectors, D the sum of the width
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from sememe.core.errors import ConfigError, DataError, NothingToEmbedError
-from sememe.core.schema import Catalog, FloatArray, Interactions
+from sememe.core.schema import Catalog, FloatArray, Int32Array, Interactions
 
 CHUNK_COSINES = 20_000_000
 """Cosines of gaps with known items held at once: 80 MB."""
@@ -64,6 +65,11 @@ class Fuse:
     whiten: int = 0
     """0 keeps the concatenation; n > 0 projects on its n leading principal directions, each scaled to variance 1."""
 
+    @property
+    def num_parts(self) -> int:
+        """How many parts of the joined vectors can be told apart: whitening mixes them."""
+        return 1 if self.whiten else len(self.parts)
+
     def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
         """float32 (I, D), or (I, whiten).  An item unknown to every part keeps a zero row."""
         return self.join(self.embed_parts(catalog, train, seed=seed))
@@ -99,6 +105,27 @@ class Fuse:
             [np.float32(weight) * unit for weight, unit in zip(weights, units, strict=True)], axis=1
         )
         return whitened(joined, num_directions=self.whiten) if self.whiten else joined
+
+    def without_log(self, joined: FloatArray, widths: Sequence[int], new: Int32Array) -> FloatArray:
+        """(I, D) `joined` as it were, had the log held no event of the items `new` (n,).
+
+        widths: of the parts of `joined`.  Parts that read the log say so by `reads_log`; what they say of other items
+        is left as it is.  Parts that were mixed by whitening cannot be told apart, and stay, unless all read the log.
+        """
+        result = joined.copy()
+        reads_log = [getattr(part, "reads_log", False) for part in self.parts]
+        if all(reads_log):
+            result[new] = 0
+            return result
+        if self.whiten or len(widths) != len(self.parts) or not any(reads_log):
+            return result
+        ends = np.cumsum(widths)
+        units = [unit_rows(joined[:, end - width : end]) for end, width in zip(ends, widths, strict=True)]
+        for reads, unit in zip(reads_log, units, strict=True):
+            if reads:
+                unit[new] = 0
+        result[new] = self.join(units)[new]
+        return result
 
     def _check(self) -> None:
         weights = self.weights or (1.0,) * len(self.parts)

@@ -34,6 +34,7 @@ class CodeNodes(nn.Module):
 
     above: Tensor
     matrix: Tensor
+    known_items: Tensor
 
     def __init__(self, codes: Codes, *, known_items: BoolArray | None = None) -> None:
         """known_items: (I,) whether the training part holds the item; None: all of them."""
@@ -57,6 +58,7 @@ class CodeNodes(nn.Module):
             count = len(keys)
         self._keep("above", np.stack(above))
         self._keep("matrix", codes.matrix.astype(np.int64))
+        self._keep("known_items", known)
 
     def _keep(self, name: str, values: npt.NDArray[np.generic]) -> None:
         self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(values)), persistent=False)
@@ -76,6 +78,16 @@ class CodeNodes(nn.Module):
     def is_known(self, depth: int) -> Tensor:
         """(V_depth,) bool: whether an item below was in the training part, for depth >= 1."""
         return self.get_buffer(f"known_{depth - 1}")
+
+    def only_of(self, items: Tensor) -> list[Tensor]:
+        """Per depth >= 1, (V_depth,) bool: nodes with no item of the training part but those of `items` (I,) bool."""
+        remaining = (self.known_items & ~items).nonzero().squeeze(1)
+        return [
+            torch.ones(self.num_nodes(depth), dtype=torch.bool, device=items.device).index_fill_(
+                0, self.above[depth][remaining], False
+            )
+            for depth in range(1, self.num_levels + 1)
+        ]
 
     def of_items(self, items: Tensor, *, depth: int) -> Tensor:
         """The node of `depth` above each item; int64, shaped like `items`."""

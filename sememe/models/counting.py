@@ -130,7 +130,7 @@ class ItemKnn:
 
     def fit(self, train: Interactions) -> "FittedItemKnn":
         """Count co-occurrences within each user's training sequence."""
-        self._check()
+        self.check()
         counts = _event_counts(train)
         forward = _decayed_pairs(train, decay=self.decay, window=self.window)
         both = (forward + self.backward * forward.T).tocsr()
@@ -139,7 +139,8 @@ class ItemKnn:
         similarity.sort_indices()
         return FittedItemKnn(similarity, counts, recency=self.recency, fill=self.fill)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise ConfigError for a setting that cannot be."""
         for name, value in (("decay", self.decay), ("recency", self.recency)):
             if not 0 < value <= 1:
                 raise ConfigError(f"{name} of ItemKnn lies in (0, 1], not {value}", fix=f"set {name} to 0.7, say")

@@ -109,6 +109,8 @@ class CodeHead(nn.Module):
         config.check()
         self.nodes = nodes
         self.cold = cold
+        self.as_new: list[Tensor] | None = None
+        """Per depth >= 1, (V_d,) bool: nodes that are to look new for a while."""
         levels = nodes.num_levels
         self.query = QueryNet(config, levels=levels, d_model=d_model, heads=heads)
         # The same vectors tell the decoder what was written; the model's inputs read them too.
@@ -141,6 +143,8 @@ class CodeHead(nn.Module):
         if not len(self.own):
             return vectors
         own: Tensor = cast(nn.Embedding, self.own[depth - 1])(nodes)
+        if self.as_new is not None:
+            own = own.masked_fill(self.as_new[depth - 1][nodes].unsqueeze(1), 0.0)
         if self.training and self.cold > 0.0:
             own = own * (torch.rand(len(nodes), 1, device=nodes.device) >= self.cold)
         return vectors + own

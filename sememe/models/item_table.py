@@ -34,6 +34,8 @@ class ItemTable(nn.Module):
         """
         super().__init__()
         self.cold = cold
+        self.as_new: Tensor | None = None
+        """(I,) bool: items that are to look new for a while; see `ItemWiseModel.as_new`."""
         self.num_items = inputs.num_items
         self.own = nn.Embedding(inputs.num_items, d_model) if own else None
         if self.own is not None:
@@ -70,6 +72,8 @@ class ItemTable(nn.Module):
     def _own(self, items: Tensor) -> Tensor:
         assert self.own is not None, "asked for only where there is one"
         vectors: Tensor = self.own(items)
+        if self.as_new is not None:
+            vectors = vectors.masked_fill(self.as_new[items].unsqueeze(1), 0.0)
         if not self.training or self.cold == 0.0:
             return vectors
         # Not scaled up, as dropout would: what is left must look as it does when a new item is met.

@@ -13,7 +13,8 @@ Shape legend: N rows, T positions, P positions with a target, C candidates share
 beams, M = N * B hypotheses, K codes of a level, D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -177,6 +178,16 @@ class ItemWiseModel(nn.Module):
     def code_log_prob(self, batch: Mapping[str, Tensor], items: Tensor) -> Tensor:
         """(N, C) log-probability that the depth decoder gives to the codes of `items` (N, C), all real items."""
         return self.writer.item_log_prob(self._last(batch), items.long()).float()
+
+    @contextmanager
+    def as_new(self, items: Tensor) -> Iterator[None]:
+        """Within, the model says what it would if it had never met the items of (I,) bool: their codes and content
+        speak for them."""
+        self.items.as_new, self.writer.as_new = items, self.writer.nodes.only_of(items)
+        try:
+            yield
+        finally:
+            self.items.as_new = self.writer.as_new = None
 
     def _last(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(N, D) what the trunk says after the last item; the zero vector for an empty history."""

@@ -124,6 +124,9 @@ class Reranker(Protocol):
     def max_requests(self) -> int:
         """At most so many validation requests are used."""
 
+    def check(self, *, parts: int) -> None:
+        """Raise ConfigError for settings that cannot be, where the item vectors are joined from so many parts."""
+
     def fit(
         self, model: Any, requests: Any, *, evidence: Any, device: Any, seed: int, scratch: Path
     ) -> FittedReranker: ...

@@ -1,5 +1,6 @@
 """The stage after training: fit what has the last word on validation requests, and open it again."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sememe.core.config import to_tree
 from sememe.core.seeding import generator
 from sememe.data.batches import request_batches
 from sememe.data.splits import Examples
+from sememe.embed.fuse import Fuse
 from sememe.pipeline.prepare import ItemSpace, World
 from sememe.pipeline.recipe import FittedReranker, Recipe
 from sememe.pipeline.recommend import Recommender
@@ -48,11 +50,21 @@ def prepare_rerank(
 def open_rerank(recipe: Recipe, manifest: Manifest, *, world: World, items: ItemSpace) -> FittedReranker:
     """The reranker that a finished stage holds."""
     assert recipe.rerank is not None, "a stage of it exists"
-    return recipe.rerank.load(load_file(manifest.path / STATE), evidence=_evidence(world, items))
+    return recipe.rerank.load(load_file(manifest.path / STATE), evidence=gather_evidence(recipe, world, items))
 
 
-def _evidence(world: World, items: ItemSpace) -> Evidence:
-    return Evidence(train=world.split.train(), vectors=items.vectors, vector_widths=items.vector_widths)
+def gather_evidence(recipe: Recipe, world: World, items: ItemSpace) -> Evidence:
+    """What the signals of a reranker may be made from."""
+    # An embedder may say what its vectors would be, had the log held no event of some items.
+    embed = recipe.embed
+    if embed is not None and getattr(embed, "reads_log", False):
+        embed = Fuse(parts=(embed,))
+    without_log = getattr(embed, "without_log", None)
+    if without_log is not None:
+        without_log = partial(without_log, items.vectors, items.vector_widths)
+    return Evidence(
+        train=world.split.train(), vectors=items.vectors, vector_widths=items.vector_widths, without_log=without_log
+    )
 
 
 def _make_rerank(
@@ -68,7 +80,7 @@ def _make_rerank(
     fitted = recipe.rerank.fit(
         recommender.model,
         requests,
-        evidence=_evidence(world, items),
+        evidence=gather_evidence(recipe, world, items),
         device=recommender.device,
         seed=seed,
         scratch=bench.scratch,

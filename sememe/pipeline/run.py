@@ -126,6 +126,9 @@ def check_recipe(recipe: Recipe) -> None:
             fix="fill the fields embed and collisions",
         )
     _check_views(recipe)
+    if recipe.rerank is not None:
+        # One part where an embedder does not say that it joins several.
+        recipe.rerank.check(parts=0 if recipe.embed is None else getattr(recipe.embed, "num_parts", 1))
     for baseline in recipe.baselines:
         check_recipe(replace(baseline, evaluation=recipe.evaluation))
 

@@ -3,15 +3,20 @@
 Stacking (Wolpert, "Stacked Generalization", 1992) with a listwise softmax (Cao et al., "Learning to Rank: From Pairwise
 to Listwise Approach", ICML 2007).  It is fitted on validation requests, which the model was not trained on: on training
 requests the model knows the answers, and would be trusted too much.  About two thousand weights learn there; what they
-are worth on requests that they have not seen is estimated by fitting on one half and judging on the other.
+are worth on requests that they have not seen is estimated by fitting on one half and judging on the other.  The network
+starts as the mixture that chose the candidates, and where it is not estimated to beat that, the mixture stays.
 
 Popularity is no feature: in data filtered to items with at least k events, a low count in the training part gives away
-that the rest of them are held out.
+that the rest of them are held out.  Nor would a network that knows only items of old ever list a new one: whatever was
+met with nothing was never the answer.  So some requests are asked twice, the second time with a share of the items made
+new: no event of them is counted, and the model goes by their codes and content.
 
 Shape legend: N rows, C candidates, I items, F features, S seen items.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -21,19 +26,29 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sememe.core.errors import ArtifactError, ConfigError
-from sememe.core.schema import PAD, Batch, Int32Array, Ranked
+from sememe.core.errors import ConfigError
+from sememe.core.schema import PAD, Batch, BoolArray, Int32Array, Ranked
 from sememe.core.seeding import generator
 from sememe.metrics.ranking import mask_items, rank_metrics
+from sememe.nn.select import rank_best
 from sememe.rerank.blend_net import BlendNet, BlendTraining, JudgedCandidates
 from sememe.rerank.signals import Evidence, FittedSignal, Signal
 
 NEVER = float("-inf")
 """Score of what must not be listed."""
-MODEL_FEATURES = ("item_log_prob", "code_log_prob", "log_mixture", "read")
-"""What the model says, what chose the candidate, and whether the history holds it."""
+MODEL_FEATURES = ("item_log_prob", "code_log_prob", "log_mixture", "read", "new")
+"""What the model says, what chose the candidate, whether the history holds it, and whether training never did."""
+MIXTURE = MODEL_FEATURES.index("log_mixture")
+NEW_SHARE = 0.2
+"""Share of the items that are made new for the requests that are asked twice,"""
+MOST_NEW = 8192
+"""but at most so many: filling their vectors takes a product with the whole catalogue."""
+CHUNK_SCORES = 40_000_000
+"""Scores of all signals for the whole catalogue held at once, 160 MB."""
 
 TensorBatch = Mapping[str, Tensor]
+
+_log = logging.getLogger(__name__)
 
 
 class Generator(Protocol):
@@ -41,6 +56,8 @@ class Generator(Protocol):
 
     def score_items(self, batch: TensorBatch) -> Tensor: ...
     def code_log_prob(self, batch: TensorBatch, items: Tensor) -> Tensor: ...
+    def as_new(self, items: Tensor) -> AbstractContextManager[None]:
+        """Within, answers are those of a model that never met the items of (I,) bool."""
 
 
 class Request(Protocol):
@@ -61,6 +78,8 @@ class Blend:
     """At most so many validation requests are used, drawn by the seed."""
     signal_share: float = 0.3
     """Weight of the first signal's share in the mixture that chooses candidates; the item head has the rest."""
+    rehearsal: float = 0.25
+    """Share of the requests that are asked once more with some items made new; 0 for a catalogue that never grows."""
     hidden: int = 32
     """Width of the network beside the linear part; 0 leaves the linear part alone."""
     epochs: int = 12
@@ -83,13 +102,17 @@ class Blend:
         Raises:
             ConfigError: there is no signal, or a setting is out of range.
         """
-        self._check()
-        signals = tuple(signal.fit(evidence) for signal in self.signals)
-        untrained = FittedBlend(config=self, signals=signals, net=BlendNet(_num_features(signals), hidden=self.hidden))
+        self.check(parts=len(evidence.vector_widths))
+        untrained = self._untrained(evidence)
+        requests = list(requests)
         judged = judge_candidates(untrained, model, requests, device=device)
-        estimate = cross_fit(self, judged, seed=seed, scratch=scratch)
-        net = self.training().run(judged, seed=seed, scratch=scratch / "all")
-        return FittedBlend(config=self, signals=signals, net=net, estimate=estimate)
+        rehearsed = self._rehearse(model, requests, evidence=evidence, device=device, seed=seed)
+        estimate = cross_fit(self, judged, seed=seed, scratch=scratch, rehearsed=rehearsed)
+        net = self.training().run(judged.joined(rehearsed), seed=seed, scratch=scratch / "all")
+        if not estimate or estimate["ndcg@10"] < estimate["mixture_ndcg@10"]:
+            _log.warning("the network is not estimated to beat the mixture that it starts from: the mixture stays")
+            net = self.training().start(judged, seed=seed).eval()
+        return FittedBlend(config=self, signals=untrained.signals, known=untrained.known, net=net, estimate=estimate)
 
     def load(self, state: Mapping[str, npt.NDArray[np.generic]], *, evidence: Evidence) -> "FittedBlend":
         """The fitted blend whose `state()` this is."""
@@ -101,23 +124,63 @@ class Blend:
         net = BlendNet(_num_features(signals), hidden=self.hidden)
         weights = {name: torch.from_numpy(array) for name, array in state.items() if name.startswith("net.")}
         net.load_state_dict({name.removeprefix("net."): tensor for name, tensor in weights.items()})
-        return FittedBlend(config=self, signals=tuple(signals), net=net.eval())
+        return FittedBlend(config=self, signals=tuple(signals), known=evidence.known_items(), net=net.eval())
 
-    def _check(self) -> None:
+    def check(self, *, parts: int) -> None:
+        """Refuse settings that cannot be, where the item vectors of the recipe have so many `parts`.
+
+        Raises:
+            ConfigError: names the setting.
+        """
         if not self.signals:
             raise ConfigError("Blend has no signal", fix="give it at least one, such as CoOccurrence(ItemKnn())")
-        for name in ("candidates", "epochs", "batch_size"):
+        for name in ("candidates", "max_requests", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of Blend is {getattr(self, name)}, below 1", fix=f"set {name} higher")
-        if self.hidden < 0 or not 0.0 <= self.signal_share <= 1.0:
+        if self.hidden < 0 or not 0.0 <= self.signal_share <= 1.0 or not 0.0 <= self.rehearsal <= 1.0:
             raise ConfigError(
-                f"Blend has hidden={self.hidden} and signal_share={self.signal_share}",
-                fix="give hidden >= 0 and a share in 0..1",
+                f"Blend has hidden={self.hidden}, signal_share={self.signal_share} and rehearsal={self.rehearsal}",
+                fix="give hidden >= 0 and shares in 0..1",
             )
+        for signal in self.signals:
+            signal.check(parts=parts)
+
+    def describe(self) -> str:
+        """How lists come about, in a line."""
+        first = type(self.signals[0]).__name__ if self.signals else "nothing"
+        return (
+            f"{self.candidates} candidates by item head and {first}, ordered by a network over both heads and "
+            f"{len(self.signals)} signals"
+        )
 
     def training(self) -> BlendTraining:
         """How the network is trained."""
-        return BlendTraining(hidden=self.hidden, epochs=self.epochs, lr=self.lr, batch_size=self.batch_size)
+        return BlendTraining(
+            hidden=self.hidden, epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, starts_from=MIXTURE
+        )
+
+    def _untrained(self, evidence: Evidence) -> "FittedBlend":
+        signals = tuple(signal.fit(evidence) for signal in self.signals)
+        net = BlendNet(_num_features(signals), hidden=self.hidden)
+        return FittedBlend(config=self, signals=signals, known=evidence.known_items(), net=net)
+
+    def _rehearse(
+        self, model: Generator, requests: list[Request], *, evidence: Evidence, device: torch.device, seed: int
+    ) -> JudgedCandidates | None:
+        """Some of the requests, judged as if some items were new."""
+        known = np.flatnonzero(evidence.known_items())
+        count = min(round(NEW_SHARE * len(known)), MOST_NEW)
+        every = round(1 / self.rehearsal) if self.rehearsal else 0
+        if not every or not count:
+            return None
+        new = np.sort(generator(seed, "blend-new").permutation(known)[:count]).astype(np.int32)
+        mask = torch.zeros(evidence.train.num_items, dtype=torch.bool)
+        mask[torch.from_numpy(new).long()] = True
+        with model.as_new(mask.to(device)):
+            judged = judge_candidates(
+                self._untrained(evidence.without(new)), model, requests, device=device, every=every
+            )
+        return judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,16 +189,23 @@ class FittedBlend:
 
     config: Blend
     signals: tuple[FittedSignal, ...]
+    known: BoolArray
+    """(I,) whether the training part holds the item."""
     net: BlendNet
     estimate: Mapping[str, float] = field(default_factory=dict)
-    """Cross-fitted validation metrics, after `Blend.fit`; empty where there were too few requests to tell."""
+    """Cross-fitted validation metrics, after `Blend.fit`, and those of the mixture alone ("mixture_..."); empty where
+    there were too few requests to tell."""
 
     def recommend(
         self, model: Generator, batch: Batch, tensors: TensorBatch, *, k: int, seen: Int32Array | None
     ) -> Ranked:
-        """The k best of `candidates` candidates, of k where that is more; items of `seen` (N, S) are left out."""
+        """The k best of `candidates` candidates; items of `seen` (N, S) are left out.
+
+        A longer list than that goes on with further candidates in the order of the mixture, so that what a list begins
+        with does not depend on how long it is.
+        """
         items, features = self.candidates(model, batch, tensors, seen=seen, count=max(k, self.config.candidates))
-        return order_candidates(self.net, features, items, k=k)
+        return order_candidates(self.net, features, items, k=k, ordered=self.config.candidates)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -148,19 +218,39 @@ class FittedBlend:
         self, model: Generator, batch: Batch, tensors: TensorBatch, *, seen: Int32Array | None, count: int
     ) -> tuple[Tensor, Tensor]:
         """Items (N, C), PAD where a row has fewer, and features (N, C, F), both on the CPU."""
+        rows = max(1, CHUNK_SCORES // (_num_features(self.signals) // 2 * len(self.known)))
+        parts = []
+        # No request at all is one empty chunk.
+        for start in range(0, max(1, len(batch["lengths"])), rows):
+            chunk = slice(start, start + rows)
+            parts.append(
+                self._candidates(
+                    model,
+                    {name: array[chunk] for name, array in batch.items()},
+                    {name: tensor[chunk] for name, tensor in tensors.items()},
+                    seen=None if seen is None else seen[chunk],
+                    count=count,
+                )
+            )
+        return torch.cat([items for items, _ in parts]), torch.cat([features for _, features in parts])
+
+    def _candidates(
+        self, model: Generator, batch: Batch, tensors: TensorBatch, *, seen: Int32Array | None, count: int
+    ) -> tuple[Tensor, Tensor]:
         item_log_prob = model.score_items(tensors).log_softmax(1).cpu()
         said = [torch.from_numpy(np.ascontiguousarray(f)) for signal in self.signals for f in signal.features(batch)]
         share = self.config.signal_share
         mixture = (1.0 - share) * item_log_prob.exp() + share * said[0]
         if seen is not None:
             mixture = torch.from_numpy(mask_items(mixture.numpy(), seen))
-        best = mixture.topk(min(count, mixture.shape[1]), dim=1)
-        columns = best.indices
+        best = rank_best(mixture, k=min(count, mixture.shape[1]))
+        columns = best.columns
         device = next(iter(tensors.values())).device
         code_log_prob = model.code_log_prob(tensors, columns.to(device)).cpu()
         history = torch.from_numpy(np.ascontiguousarray(batch["history"])).long()
         read = (columns.unsqueeze(2) == history.unsqueeze(1)).any(2).float()
-        plain = [item_log_prob.gather(1, columns), code_log_prob, best.values.clamp(min=1e-9).log(), read]
+        new = torch.from_numpy(~self.known)[columns].float()
+        plain = [item_log_prob.gather(1, columns), code_log_prob, best.values.clamp(min=1e-9).log(), read, new]
         features = torch.stack([*plain, *(feature.gather(1, columns) for feature in said)], 2)
         # What a signal is worth depends on how much history there is to go by.
         length = torch.from_numpy(np.asarray(batch["lengths"], np.float32)).clamp(min=1).log()
@@ -183,55 +273,94 @@ def _num_features(signals: Iterable[FittedSignal]) -> int:
 
 
 def judge_candidates(
-    blend: FittedBlend, model: Generator, requests: Iterable[Request], *, device: torch.device
+    blend: FittedBlend, model: Generator, requests: Iterable[Request], *, device: torch.device, every: int = 1
 ) -> JudgedCandidates:
-    """The candidates of `requests`, chosen as for a recommendation, with their features and the right answers."""
-    items, features, targets = [], [], []
+    """The candidates of every `every`-th of `requests`, chosen as for a recommendation, with features and answers."""
+    items, features, targets, numbers = [], [], [], []
+    before = width = 0
     for request in requests:
-        tensors = {
-            name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in request.batch.items()
-        }
-        found, said = blend.candidates(model, request.batch, tensors, seen=None, count=blend.config.candidates)
+        size = len(request.batch["lengths"])
+        # Also of requests that are left out here: rows of all requests are to fit below each other.
+        width = max(width, request.targets.shape[1])
+        rows = np.arange(-before % every, size, every)
+        numbers.append(before + rows)
+        before += size
+        if not len(rows):
+            continue
+        batch = {name: array[rows] for name, array in request.batch.items()}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in batch.items()}
+        found, said = blend.candidates(model, batch, tensors, seen=None, count=blend.config.candidates)
         items.append(found)
         features.append(said)
-        targets.append(request.targets)
-    width = max(target.shape[1] for target in targets)
+        targets.append(request.targets[rows])
     padded = [np.pad(t, ((0, 0), (0, width - t.shape[1])), constant_values=PAD) for t in targets]
-    return JudgedCandidates(items=torch.cat(items), features=torch.cat(features), targets=np.concatenate(padded))
+    return JudgedCandidates(
+        items=torch.cat(items),
+        features=torch.cat(features),
+        targets=np.concatenate(padded),
+        requests=torch.from_numpy(np.concatenate(numbers)),
+    )
 
 
-def cross_fit(blend: Blend, judged: JudgedCandidates, *, seed: int, scratch: Path) -> dict[str, float]:
-    """Mean metrics at 10 of requests by a network fitted on the other half; none where a half has no answer."""
+def cross_fit(
+    blend: Blend,
+    judged: JudgedCandidates,
+    *,
+    seed: int,
+    scratch: Path,
+    rehearsed: JudgedCandidates | None = None,
+) -> dict[str, float]:
+    """Mean metrics at 10 of requests by a network fitted on the other half, and of the mixture that it starts from
+    ("mixture_..."); none where a half has no answer.
+
+    rehearsed: some of the requests once more with items made new, to fit on but not to judge on.
+    """
     order = torch.from_numpy(generator(seed, "blend-halves").permutation(len(judged.targets)))
     halves, answered = order.chunk(2), judged.hits().any(1)
     if len(halves) < 2 or not all(bool(answered[half].any()) for half in halves):
-        # Where no request has its answer at all, the fit on all of them says so.
         return {}
     values: dict[str, list[npt.NDArray[np.float64]]] = {}
+    training = blend.training()
     for number, (fitted_on, held_out) in enumerate((halves, halves[::-1])):
-        net = blend.training().run(judged.take(fitted_on), seed=seed, scratch=scratch / f"half{number}")
+        again = None if rehearsed is None else rehearsed.take(torch.isin(rehearsed.requests, fitted_on).nonzero()[:, 0])
+        half = judged.take(fitted_on)
         held = judged.take(held_out)
-        ranked = order_candidates(net, held.features, held.items, k=10)
-        for name, per_row in rank_metrics(ranked, held.targets, ks=(10,)).items():
-            values.setdefault(name, []).append(per_row)
+        nets = {
+            "": training.run(half.joined(again), seed=seed, scratch=scratch / f"half{number}"),
+            "mixture_": training.start(half, seed=seed),
+        }
+        for prefix, net in nets.items():
+            ranked = order_candidates(net, held.features, held.items, k=10, ordered=blend.candidates)
+            for name, per_row in rank_metrics(ranked, held.targets, ks=(10,)).items():
+                values.setdefault(prefix + name, []).append(per_row)
     return {name: float(np.concatenate(parts).mean()) for name, parts in values.items()}
 
 
 @torch.inference_mode()
-def order_candidates(net: BlendNet, features: Tensor, items: Tensor, *, k: int) -> Ranked:
+def order_candidates(net: BlendNet, features: Tensor, items: Tensor, *, k: int, ordered: int) -> Ranked:
     """Candidates (N, C) with features (N, C, F) to lists; PAD candidates come last and score -inf.
+
+    The first `ordered` candidates are ordered by `net`; the others keep their order after them.
 
     Raises:
         ArtifactError: a score is not a number.
     """
     net.eval()
-    scores = net({"features": features})["scores"].masked_fill(items == PAD, NEVER)
-    if bool(torch.isnan(scores).any()):
-        raise ArtifactError(
-            "the model gave a score that is not a number, so nothing can be ranked",
-            fix="its weights are not finite: go back to an earlier checkpoint, or train with a lower learning rate",
-        )
-    best = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    scores = net({"features": features[:, :ordered]})["scores"].masked_fill(items[:, :ordered] == PAD, NEVER)
+    # NaN is refused here.
+    best = rank_best(scores, k=min(k, scores.shape[1]))
+    columns, values = best.columns, best.values
+    last = values[:, -1:]
+    tied = (scores == last).sum(1) - (values == last).sum(1)
+    if k > ordered and items.shape[1] > ordered:
+        rest = torch.arange(ordered, min(k, items.shape[1]))
+        steps = torch.arange(1, len(rest) + 1, dtype=values.dtype)
+        columns = torch.cat([columns, rest.expand(len(items), -1)], 1)
+        further = (last - steps).masked_fill(items[:, rest] == PAD, NEVER)
+        values = torch.cat([values, further], 1)
     return Ranked(
-        items=items.gather(1, best).numpy().astype(np.int32), scores=scores.gather(1, best).numpy(), source="blend"
+        items=items.gather(1, columns).numpy().astype(np.int32),
+        scores=values.numpy(),
+        source="blend",
+        tied_beyond=torch.where(last.squeeze(1) == NEVER, 0, tied).numpy().astype(np.int64),
     )

@@ -6,13 +6,13 @@ Shape legend: N requests, C candidates, F features, M targets.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sememe.core.errors import DataError
 from sememe.core.schema import Batch, Int32Array
 from sememe.core.seeding import generator
 from sememe.train.loop import fit
@@ -37,11 +37,18 @@ class BlendNet(nn.Module):
             self.net = nn.Sequential(*layers, nn.Linear(hidden, 1, bias=False))
 
     @torch.no_grad()
-    def start(self, random: np.random.Generator) -> None:
-        """Draw the weights anew: normal with a deviation of fan-in ** -0.5, biases zero."""
+    def start(self, random: np.random.Generator, *, from_feature: int | None) -> None:
+        """Draw the weights anew: normal with a deviation of fan-in ** -0.5, biases zero; what comes out of the network
+        begins at zero, so that the scores begin as those of one feature, or at zero."""
         for parameter in self.parameters():
             drawn = random.standard_normal(tuple(parameter.shape)) * parameter.shape[-1] ** -0.5
             parameter.copy_(torch.from_numpy(drawn) if parameter.ndim > 1 else torch.zeros_like(parameter))
+        self.linear.weight.zero_()
+        if from_feature is not None:
+            self.linear.weight[0, from_feature] = self.deviation[from_feature]
+        if self.net is not None:
+            last = cast(nn.Linear, self.net[-1])
+            last.weight.zero_()
 
     def standardize(self, features: Tensor) -> None:
         """Take mean and deviation over all requests and candidates of (N, C, F)."""
@@ -69,10 +76,23 @@ class JudgedCandidates:
     """(N, C, F) float32."""
     targets: Int32Array
     """(N, M), PAD-filled."""
+    requests: Tensor
+    """(N,) int64: which request each row answers."""
 
     def take(self, rows: Tensor) -> "JudgedCandidates":
         """The requests at `rows` (n,) int64."""
-        return JudgedCandidates(self.items[rows], self.features[rows], self.targets[rows.numpy()])
+        return JudgedCandidates(self.items[rows], self.features[rows], self.targets[rows.numpy()], self.requests[rows])
+
+    def joined(self, other: "JudgedCandidates | None") -> "JudgedCandidates":
+        """These rows and then those of `other`, of the same number of candidates and targets."""
+        if other is None:
+            return self
+        return JudgedCandidates(
+            items=torch.cat([self.items, other.items]),
+            features=torch.cat([self.features, other.features]),
+            targets=np.concatenate([self.targets, other.targets]),
+            requests=torch.cat([self.requests, other.requests]),
+        )
 
     def hits(self) -> Tensor:
         """(N, C) bool: which candidates are targets."""
@@ -114,23 +134,24 @@ class BlendTraining:
     epochs: int
     lr: float
     batch_size: int
+    starts_from: int | None = None
+    """The feature whose order the network begins with."""
+
+    def start(self, judged: JudgedCandidates, *, seed: int) -> BlendNet:
+        """The network as it is before the first step, with the mean and the deviation of what it is to be fitted on."""
+        net = BlendNet(judged.features.shape[2], hidden=self.hidden)
+        net.standardize(judged.features)
+        net.start(generator(seed, "blend"), from_feature=self.starts_from)
+        return net
 
     def run(self, judged: JudgedCandidates, *, seed: int, scratch: Path) -> BlendNet:
-        """A network fitted to the requests whose candidates hold a target; `scratch` lets a killed fit go on.
-
-        Raises:
-            DataError: no request has a target among its candidates.
-        """
+        """A network fitted to the requests whose candidates hold a target, as it starts where none does; `scratch` lets
+        a killed fit go on."""
         hits = judged.hits()
         rows = hits.any(1).nonzero().squeeze(1)
+        net = self.start(judged, seed=seed)
         if len(rows) == 0:
-            raise DataError(
-                "the blend cannot be fitted: no validation request has its answer among the candidates",
-                fix="train the model longer, raise rerank.candidates, or use a recipe of your own with rerank=None",
-            )
-        net = BlendNet(judged.features.shape[2], hidden=self.hidden)
-        net.start(generator(seed, "blend"))
-        net.standardize(judged.features)
+            return net.eval()
         plan = TrainPlan(
             epochs=self.epochs,
             optimizer=AdamW(lr=self.lr, weight_decay=0.01),

@@ -3,15 +3,15 @@
 Shape legend: N rows, T history positions, I items, V width of the item vectors.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from sememe.core.errors import ConfigError
-from sememe.core.schema import Batch, FloatArray, Interactions
+from sememe.core.schema import Batch, BoolArray, FloatArray, Int32Array, Interactions
 
 State = Mapping[str, npt.NDArray[np.generic]]
 
@@ -25,6 +25,17 @@ class Evidence:
     """(I, V) item vectors of the recipe."""
     vector_widths: Sequence[int]
     """Widths of the parts that `vectors` was joined from; they add up to V."""
+    without_log: Callable[[Int32Array], FloatArray] | None = None
+    """The vectors as they would be, had the log held no event of some items (n,); None: they do not read the log."""
+
+    def known_items(self) -> BoolArray:
+        """(I,) whether the training part holds an event of each item."""
+        return np.bincount(self.train.items, minlength=self.train.num_items) > 0
+
+    def without(self, items: Int32Array) -> "Evidence":
+        """What there would be to go by, were `items` (n,) new."""
+        vectors = self.vectors if self.without_log is None else self.without_log(items)
+        return replace(self, train=self.train.without_items(items), vectors=vectors)
 
 
 class FittedSignal(Protocol):
@@ -40,6 +51,9 @@ class FittedSignal(Protocol):
 
 class Signal(Protocol):
     """The description of a signal."""
+
+    def check(self, *, parts: int) -> None:
+        """Raise ConfigError for a setting that cannot be, where the item vectors have so many `parts`."""
 
     def fit(self, evidence: Evidence) -> FittedSignal: ...
     def load(self, state: State, evidence: Evidence) -> FittedSignal: ...
@@ -61,6 +75,14 @@ class CoOccurrence:
     """The share of an item among all that the history leads to, by a counting model, and the share's logarithm."""
 
     model: ItemCounter
+
+    def check(self, *, parts: int) -> None:
+        """Raise ConfigError for a setting of the model that cannot be."""
+        del parts
+        # A counting model without settings has nothing to check.
+        check = getattr(self.model, "check", None)
+        if check is not None:
+            check()
 
     def fit(self, evidence: Evidence) -> "FittedCoOccurrence":
         """Count the training part."""
@@ -103,15 +125,20 @@ class Likeness:
     recency: float = 0.7
     """Weight of an item per step back from the last one, in (0, 1]."""
 
-    def fit(self, evidence: Evidence) -> "FittedLikeness":
-        """Take the part out of the vectors."""
+    def check(self, *, parts: int) -> None:
+        """Raise ConfigError for a recency that cannot be, or where there is no such part."""
         if not 0 < self.recency <= 1:
             raise ConfigError(f"recency of Likeness lies in (0, 1], not {self.recency}", fix="set it to 0.7, say")
-        if evidence.vectors is None or not 0 <= self.embedder < len(evidence.vector_widths):
+        if not 0 <= self.embedder < parts:
             raise ConfigError(
-                f"Likeness reads part {self.embedder} of the item vectors, and there are {len(evidence.vector_widths)}",
+                f"Likeness reads part {self.embedder} of the item vectors, and there are {parts}",
                 fix="choose an embedder that the recipe's `embed` has, or leave the signal out",
             )
+
+    def fit(self, evidence: Evidence) -> "FittedLikeness":
+        """Take the part out of the vectors."""
+        self.check(parts=0 if evidence.vectors is None else len(evidence.vector_widths))
+        assert evidence.vectors is not None, "there is at least one part"
         start = sum(evidence.vector_widths[: self.embedder])
         part = evidence.vectors[:, start : start + evidence.vector_widths[self.embedder]].astype(np.float32)
         known = np.asarray(part.any(axis=1))[:, None]

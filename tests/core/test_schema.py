@@ -33,6 +33,21 @@ def test_a_prefix_cuts_every_column_and_keeps_the_users(log: Interactions) -> No
     assert cut.num_users == 3 and cut.num_items == 5
 
 
+def test_a_log_without_some_items_keeps_users_items_and_all_columns_in_step(log: Interactions) -> None:
+    less = log.without_items(np.array([4, 2, 3], np.int32))
+    assert less.offsets.tolist() == [0, 1, 1, 2]
+    assert less.items.tolist() == [1, 0] and less.items.dtype == np.int32
+    assert less.timestamps is not None and less.timestamps.tolist() == [2, 1]
+    assert less.columns["rating"].tolist() == [4, 2]
+    assert less.num_users == 3 and less.num_items == 5
+    assert log.num_events == 5, "the log itself stays"
+    none = log.without_items(np.arange(5, dtype=np.int32))
+    assert none.offsets.tolist() == [0] * 4 and none.num_events == 0 and none.history(2).tolist() == []
+    assert log.without_items(np.zeros(0, np.int32)).items.tolist() == log.items.tolist()
+    plain = Interactions(log.offsets, log.items, log.user_ids, log.item_ids).without_items(np.array([1], np.int32))
+    assert plain.timestamps is None and plain.items.tolist() == [4, 2, 0, 4]
+
+
 def test_a_prefix_longer_than_the_history_is_our_fault(log: Interactions) -> None:
     with pytest.raises(AssertionError, match="outside"):
         log.prefix(np.array([4, 0, 0]))

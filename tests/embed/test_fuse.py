@@ -1,14 +1,17 @@
-"""Fusing vectors: scaling, weights, whitening, and what is refused."""
+"""Fusing vectors: scaling, weights, whitening, gaps, vectors without the log, and what is refused."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
 import pytest
 
+import sememe.embed.fuse
 from sememe.core.errors import ConfigError, DataError, NothingToEmbedError
 from sememe.core.schema import Catalog, FloatArray, Interactions
-from sememe.embed.fuse import Fuse, ProvidedVectors, unit_rows, whitened
+from sememe.embed.collaborative import CooccurrenceSvd, ImplicitAls
+from sememe.embed.fuse import Embedder, Fuse, ProvidedVectors, fill_gaps, unit_rows, whitened
 
 VECTORS = np.array([[3, 4], [0, 0], [0, 2]], np.float32)
 CATALOG = Catalog(pl.DataFrame({"item_id": ["a", "b", "c"]}), vectors=VECTORS)
@@ -120,3 +123,145 @@ def test_provided_vectors_must_be_there_and_finite() -> None:
     broken[2, 0] = np.inf
     with pytest.raises(DataError, match=r"the vector of item c holds NaN or infinity \(1 such items\)"):
         ProvidedVectors().embed(Catalog(CATALOG.frame, vectors=broken), NO_EVENTS, seed=0)
+
+
+# Four items in two parts; the second part does not know item 3.
+KNOWN_PART = np.array([[1, 0], [0.6, 0.8], [-1, 0], [0.8, 0.6]], np.float32)
+GAPPED_PART = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("neighbors", "weights"),
+    [
+        (1, [0, 0.96, 0]),
+        (2, [0.8, 0.96, 0]),
+        # The cosine with item 2 is below zero: it has no say.
+        (3, [0.8, 0.96, 0]),
+        (50, [0.8, 0.96, 0]),
+    ],
+)
+def test_a_gap_takes_the_weighted_mean_of_the_nearest(neighbors: int, weights: list[float]) -> None:
+    """Cosines of item 3 with items 0, 1, 2 are .8, .96, -.8."""
+    known, filled = fill_gaps([KNOWN_PART, GAPPED_PART], neighbors=neighbors)
+    np.testing.assert_array_equal(known, KNOWN_PART)
+    np.testing.assert_array_equal(filled[:3], GAPPED_PART[:3])
+    np.testing.assert_allclose(filled[3], np.array(weights) / np.linalg.norm(weights), rtol=1e-6)
+    assert not GAPPED_PART[3].any(), "what was given stays as it is"
+    joined = Fuse(parts=(Constant(), Constant()), neighbors=neighbors, weights=(2, 0.5)).join([KNOWN_PART, GAPPED_PART])
+    np.testing.assert_allclose(joined, np.concatenate([2 * known, 0.5 * filled], axis=1), rtol=1e-6)
+    left = Fuse(parts=(Constant(), Constant())).join([KNOWN_PART, GAPPED_PART])
+    assert not left[3, 2:].any()
+
+
+def test_a_gap_stays_where_nothing_is_near() -> None:
+    away = KNOWN_PART.copy()
+    away[3] = (0, -1)  # at a right angle to items 0 and 2, and away from item 1
+    assert not fill_gaps([away, GAPPED_PART], neighbors=3)[1][3].any()
+    # An item that no part knows, and parts that have no item in common.
+    nothing = KNOWN_PART.copy()
+    nothing[3] = 0
+    assert not np.concatenate(fill_gaps([nothing, GAPPED_PART], neighbors=3), axis=1)[3].any()
+    apart = [KNOWN_PART * [[1], [1], [0], [0]], GAPPED_PART * [[0], [0], [1], [0]]]
+    for filled, part in zip(fill_gaps(apart, neighbors=2), apart, strict=True):
+        np.testing.assert_array_equal(filled, part)
+
+
+def test_gaps_of_three_parts_against_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearness is the cosine over all other parts; only items that all parts know are borrowed from."""
+    rng = np.random.default_rng(4)
+    parts = [unit_rows(rng.standard_normal((40, width)).astype(np.float32)) for width in (3, 4, 2)]
+    for number, part in enumerate(parts):
+        part[rng.choice(40, 8 + number, replace=False)] = 0
+    complete = [item for item in range(40) if all(part[item].any() for part in parts)]
+    filled = fill_gaps(parts, neighbors=3)
+    for number, part in enumerate(parts):
+        others = np.concatenate([other for at, other in enumerate(parts) if at != number], axis=1)
+        for item in range(40):
+            expected = part[item]
+            if not expected.any() and others[item].any():
+                lengths = np.linalg.norm(others[complete], axis=1) * np.linalg.norm(others[item])
+                cosines = others[complete] @ others[item] / lengths
+                nearest = np.argsort(-cosines)[:3]
+                mean = sum(max(cosines[at], 0) * part[complete[at]] for at in nearest)
+                expected = mean / np.linalg.norm(mean)
+            np.testing.assert_allclose(filled[number][item], expected, rtol=1e-4, atol=1e-5)
+    for cosines_at_once in (1, 3 * len(complete)):
+        monkeypatch.setattr(sememe.embed.fuse, "CHUNK_COSINES", cosines_at_once)
+        for chunked, whole in zip(fill_gaps(parts, neighbors=3), filled, strict=True):
+            np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
+
+
+TABLE = np.random.default_rng(6).standard_normal((30, 3)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class FromLog:
+    """A fixed vector for each item that the log holds."""
+
+    reads_log: ClassVar[bool] = True
+
+    def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
+        met = np.bincount(train.items, minlength=train.num_items) > 0
+        return np.asarray(TABLE * met[:, None], np.float32)
+
+
+def log_and_catalog() -> tuple[Interactions, Catalog]:
+    rng = np.random.default_rng(7)
+    items = np.concatenate([np.arange(30), rng.integers(0, 30, 30)]).astype(np.int32)
+    log = Interactions(np.array([0, 25, 60]), items, pl.Series([0, 1]), pl.Series(range(30)))
+    vectors = rng.standard_normal((30, 4)).astype(np.float32)
+    return log, Catalog(pl.DataFrame({"item_id": list(range(30))}), vectors=vectors)
+
+
+@pytest.mark.parametrize("neighbors", [0, 1, 4])
+@pytest.mark.parametrize("order", [(ProvidedVectors(), FromLog()), (FromLog(), ProvidedVectors())])
+def test_vectors_without_the_log_of_some_items_are_those_of_a_log_without_them(
+    neighbors: int, order: tuple[Embedder, Embedder]
+) -> None:
+    log, catalog = log_and_catalog()
+    new, others = np.array([2, 11, 29], np.int32), np.setdiff1d(np.arange(30), [2, 11, 29])
+    fuse = Fuse(parts=order, weights=(1.0, 0.7), neighbors=neighbors)
+    joined = fuse.embed(catalog, log, seed=0)
+    before = joined.copy()
+    widths = [3 if isinstance(part, FromLog) else 4 for part in order]
+    found = fuse.without_log(joined, widths, new)
+    np.testing.assert_array_equal(joined, before)
+    np.testing.assert_array_equal(found[others], joined[others])
+    np.testing.assert_allclose(found, fuse.embed(catalog, log.without_items(new), seed=0), rtol=1e-4, atol=1e-5)
+    assert (found[new] != joined[new]).any(axis=1).all()
+
+
+def test_what_does_not_read_the_log_or_is_mixed_stays() -> None:
+    log, catalog = log_and_catalog()
+    new = np.array([2, 11], np.int32)
+    for fuse, widths in (
+        (Fuse(parts=(ProvidedVectors(), FromLog()), whiten=5), [5]),
+        # As many directions as there were: the parts are mixed all the same.
+        (Fuse(parts=(ProvidedVectors(), FromLog()), whiten=7), [4, 3]),
+        (Fuse(parts=(ProvidedVectors(),), whiten=3), [3]),
+        (Fuse(parts=(ProvidedVectors(), ProvidedVectors()), neighbors=2), [4, 4]),
+    ):
+        joined = fuse.embed(catalog, log, seed=0)
+        np.testing.assert_array_equal(fuse.without_log(joined, widths, new), joined)
+
+
+@pytest.mark.parametrize("whiten", [0, 2])
+def test_where_all_is_read_from_the_log_nothing_is_left(whiten: int) -> None:
+    log, catalog = log_and_catalog()
+    new = np.array([2, 11], np.int32)
+    fuse = Fuse(parts=(FromLog(), FromLog()), whiten=whiten, neighbors=3)
+    joined = fuse.embed(catalog, log, seed=0)
+    found = fuse.without_log(joined, [2] if whiten else [3, 3], new)
+    assert not found[new].any() and joined[new].any(axis=1).all()
+    np.testing.assert_array_equal(np.delete(found, new, axis=0), np.delete(joined, new, axis=0))
+
+
+def test_parts_that_can_be_told_apart_are_counted() -> None:
+    parts = (ProvidedVectors(), FromLog())
+    assert [Fuse(parts=parts, whiten=whiten).num_parts for whiten in (0, 5)] == [2, 1]
+    assert CooccurrenceSvd.reads_log and ImplicitAls.reads_log and not hasattr(ProvidedVectors(), "reads_log")
+
+
+def test_a_number_of_neighbours_below_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="neighbors of Fuse is -1"):
+        Fuse(parts=(Constant(),), neighbors=-1).embed(CATALOG, NO_EVENTS, seed=0)

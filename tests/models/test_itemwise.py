@@ -1,5 +1,6 @@
 """The item-wise generator: its heads agree with each other, with a search, and with its parts put together by hand."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor
 
 from sememe.core.errors import ConfigError
-from sememe.core.schema import PAD, Interactions, ModelInputs
+from sememe.core.schema import PAD, Codes, Interactions, ModelInputs
 from sememe.data.batches import SequenceBatches
 from sememe.data.negatives import SharedNegatives
 from sememe.data.simulator import PlantedWorld
 from sememe.decode.beam import BeamSearch
 from sememe.decode.exact import ExactCodes
 from sememe.decode.trie import Trie
+from sememe.models.code_nodes import CodeNodes
 from sememe.models.depth import Depth
 from sememe.models.item_table import ItemTable
 from sememe.models.itemwise import ItemWise, ItemWiseModel
@@ -275,3 +277,111 @@ def test_what_is_missing_is_named() -> None:
         PART.build(replace(INPUTS, item_vectors=None), seed=0)
     with pytest.raises(ConfigError, match="a history of 9 items is longer than max_history = 8"):
         built().score_items(batch_of(ROWS, width=9))
+
+
+NEW_ITEMS = torch.isin(torch.arange(ITEMS), torch.tensor([*WORLD.leaf_items[0].tolist(), 9, 20]))
+"""A whole leaf of the planted tree, one item of another leaf, and one that training never held."""
+
+
+def only_new_nodes(depth: int) -> Tensor:
+    """(V_depth,) bool, by hand: prefixes, in lexicographic order, of which no other item of the training part is."""
+    prefixes = [tuple(row[:depth]) for row in WORLD.codes().matrix.tolist()]
+    others = {prefixes[item] for item in range(ITEMS) if COUNTS[item] and not NEW_ITEMS[item]}
+    return torch.tensor([prefix not in others for prefix in sorted(set(prefixes))])
+
+
+def without_what_is_their_own(model: ItemWiseModel) -> ItemWiseModel:
+    """A copy whose items `NEW_ITEMS` and the nodes of them alone have no vector of their own."""
+    copied = deepcopy(model)
+    with torch.no_grad():
+        copied.items.own.weight[NEW_ITEMS] = 0.0
+        for depth, table in enumerate(copied.writer.own, start=1):
+            table.weight[only_new_nodes(depth)] = 0.0
+    return copied
+
+
+@pytest.mark.parametrize("rows", [[[3, 8, 5], [16, 7]], [[6, 24, 20], [9, 21, 2, 9]]])
+def test_items_made_new_are_answered_as_if_nothing_were_their_own(rows: list[list[int]]) -> None:
+    """The second histories are of new items too: these are read by codes and content as well."""
+    model, listed = built(), torch.arange(ITEMS).expand(2, -1)
+    expected, batch = without_what_is_their_own(model), batch_of(rows)
+    before, codes_before = model.score_items(batch), model.code_log_prob(batch, listed)
+    with model.as_new(NEW_ITEMS):
+        scores, codes = model.score_items(batch), model.code_log_prob(batch, listed)
+        beam = BeamSearch(width=ITEMS).recommend(model, batch, k=ITEMS, trie=Trie.build(WORLD.codes()))
+    torch.testing.assert_close(scores, expected.score_items(batch), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(codes, expected.code_log_prob(batch, listed), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(codes.gather(1, torch.from_numpy(beam.items).long()).detach(), beam.scores, atol=1e-5)
+    changed = NEW_ITEMS & torch.from_numpy(COUNTS > 0)
+    assert (scores != before)[:, changed].all()
+    if not bool(torch.isin(batch["history"], NEW_ITEMS.nonzero()).any()):
+        assert torch.equal(scores[:, ~changed], before[:, ~changed])
+    assert (codes != codes_before).any(1).all()
+
+
+def test_what_was_made_new_is_known_again_afterwards() -> None:
+    model, batch = built(), batch_of([*ROWS, [6, 21, 9]])
+    listed = torch.arange(ITEMS).expand(len(ROWS) + 1, -1)
+    scores, codes = model.score_items(batch), model.code_log_prob(batch, listed)
+    with model.as_new(NEW_ITEMS):
+        assert not torch.equal(model.score_items(batch), scores)
+    assert torch.equal(model.score_items(batch), scores) and torch.equal(model.code_log_prob(batch, listed), codes)
+    with pytest.raises(RuntimeError, match="within"), model.as_new(NEW_ITEMS):
+        raise RuntimeError("within")
+    assert torch.equal(model.score_items(batch), scores) and torch.equal(model.code_log_prob(batch, listed), codes)
+    with model.as_new(torch.zeros(ITEMS, dtype=torch.bool)):
+        assert torch.equal(model.score_items(batch), scores) and torch.equal(model.code_log_prob(batch, listed), codes)
+
+
+def test_nodes_of_new_items_alone_are_those_of_a_loop() -> None:
+    found = built().writer.nodes.only_of(NEW_ITEMS)
+    assert [nodes.tolist() for nodes in found] == [only_new_nodes(depth).tolist() for depth in (1, 2, 3)]
+    # A branch that has other items stays known, and one that has none goes with its leaves.
+    assert [int(nodes.sum()) for nodes in found] == [0, 1, 7]
+
+
+def test_an_unmet_item_with_the_codes_of_one_made_new_does_not_keep_them_known() -> None:
+    shared = Codes(np.array([[0, 1], [0, 1], [1, 0]], np.int32), (2, 2), num_semantic_levels=2)
+    nodes = CodeNodes(shared, known_items=np.array([True, False, True]))
+    assert [depth.tolist() for depth in nodes.only_of(torch.tensor([True, False, False]))] == [[True, False]] * 2
+    assert [depth.tolist() for depth in nodes.only_of(torch.tensor([False, True, False]))] == [[False, False]] * 2
+
+
+def test_codes_that_only_new_items_have_start_at_zero() -> None:
+    """Item 2 of three is new, and has a code on each level that no other item has."""
+    codes = Codes(np.array([[0, 1, 0], [1, 1, 0], [2, 0, 0]], np.int32), (4, 2, 1), num_semantic_levels=3)
+    inputs = ModelInputs(1, 3, codes, item_vectors=np.eye(3, dtype=np.float32), train_counts=np.array([3, 1, 0]))
+    model = PART.build(inputs, seed=0)
+    for tables in (model.writer.read, model.writer.write):
+        assert [table.weight.any(1).tolist() for table in tables] == [[True, True, False, False], [False, True], [True]]
+    everyone = PART.build(replace(inputs, train_counts=None), seed=0)
+    assert all(table.weight.any(1)[:2].all() for table in (*everyone.writer.read[:2], *everyone.writer.write[:2]))
+
+
+def test_a_share_of_items_loses_what_is_its_own_in_training_alone() -> None:
+    cold, warm = replace(PART, cold_share=0.3).build(INPUTS, seed=1), PART.build(INPUTS, seed=1)
+    batch, listed = batch_of(ROWS), torch.arange(ITEMS).expand(len(ROWS), -1)
+    assert torch.equal(cold.eval().score_items(batch), warm.eval().score_items(batch))
+    assert torch.equal(cold.code_log_prob(batch, listed), warm.code_log_prob(batch, listed))
+    torch.manual_seed(0)
+    leaf = warm.writer.nodes.of_items(torch.tensor(7), depth=3)
+    asked = torch.full((4000,), 7), leaf.repeat(20)
+    for depth, repeats in ((None, asked[0]), (3, asked[1])):
+
+        def vectors(model: ItemWiseModel, depth: int | None = depth, repeats: Tensor = repeats) -> Tensor:
+            return model.items(repeats) if depth is None else model.writer.node_vectors(repeats, depth=depth)
+
+        whole = vectors(warm.train())
+        own = warm.items.own.weight[7] if depth is None else warm.writer.own[2].weight[leaf]
+        lost = torch.cat([vectors(cold.train()) - whole for _ in range(1 if depth is None else 200)])
+        gone = lost.abs().amax(1) > 1e-6
+        assert float(gone.float().mean()) == pytest.approx(0.3, abs=0.03)
+        # All of it goes, and what stays is not scaled.
+        torch.testing.assert_close(lost[gone], -own.expand(int(gone.sum()), -1), rtol=1e-4, atol=1e-6)
+        assert torch.equal(vectors(cold.eval()), whole)
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1])
+def test_a_share_that_leaves_nothing_to_learn_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match=rf"cold_share is {share}, not at least 0 and below 1"):
+        replace(PART, cold_share=share).build(INPUTS, seed=0)

@@ -18,14 +18,16 @@ from sememe.core.errors import ConfigError
 from sememe.decode.exact import ExactItems
 from sememe.embed.collaborative import CooccurrenceSvd
 from sememe.embed.fuse import Fuse, ProvidedVectors
+from sememe.models.counting import ItemKnn
 from sememe.pipeline.evaluate import protocol_line
 from sememe.pipeline.opened import open_run
 from sememe.pipeline.prepare import prepare_items, prepare_world
 from sememe.pipeline.recipe import Embedder, Recipe, View
+from sememe.pipeline.reranking import gather_evidence
 from sememe.pipeline.run import check_recipe, run_recipe
 from sememe.pipeline.stages import StageStore
 from sememe.recipes import item_knn
-from sememe.rerank.signals import Likeness
+from sememe.rerank.signals import CoOccurrence, Likeness
 
 NAMES = ["popularity", "tiny:rescored", "tiny:items", "tiny"]
 
@@ -128,7 +130,8 @@ def test_the_same_run_again_reuses_every_stage_and_tells_the_estimate(
     assert (tmp_path / "run" / "metrics.json").read_bytes() == (judged / "metrics.json").read_bytes()
     manifest = judged / "stages" / own_entry(judged)["stages"]["rerank"] / "manifest.json"
     result = json.loads(manifest.read_text())["meta"]["result"]
-    assert result["requests"] == 150 and set(result["estimate"]) == {"recall@10", "hit@10", "ndcg@10", "mrr@10"}
+    names = {"recall@10", "hit@10", "ndcg@10", "mrr@10"}
+    assert result["requests"] == 150 and set(result["estimate"]) == names | {f"mixture_{name}" for name in names}
     assert any(f"ndcg@10 {result['estimate']['ndcg@10']:.4f}" in line for line in lines)
 
 
@@ -193,6 +196,68 @@ def test_a_signal_that_the_vectors_do_not_have_is_refused(
     wrong = replace(reranked, rerank=replace(reranked.rerank, signals=(Likeness(embedder=2),)))  # type: ignore[type-var]
     with pytest.raises(ConfigError, match="reads part 2 of the item vectors, and there are 2"):
         run_again(wrong, world_files, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("rerank", "message"),
+    [
+        ({"max_requests": 0}, "max_requests of Blend is 0, below 1"),
+        ({"rehearsal": 2.0}, "rehearsal=2.0"),
+        ({"signals": (Likeness(embedder=5),)}, "reads part 5 of the item vectors, and there are 2"),
+        ({"signals": (CoOccurrence(ItemKnn(recency=0.0)),)}, "recency of ItemKnn"),
+    ],
+)
+def test_settings_of_the_last_word_are_refused_before_any_stage_is_made(
+    rerank: dict[str, Any], message: str, reranked: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    wrong = replace(reranked, rerank=replace(reranked.rerank, **rerank))  # type: ignore[type-var]
+    with pytest.raises(ConfigError, match=message):
+        check_recipe(wrong)
+    with pytest.raises(ConfigError, match=message):
+        run_again(wrong, world_files, tmp_path / "run")
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("embed", "parts"),
+    [
+        (None, 0),
+        (ProvidedVectors(), 1),
+        (Fuse(parts=(ProvidedVectors(), CooccurrenceSvd(dim=4))), 2),
+        (Fuse(parts=(ProvidedVectors(), CooccurrenceSvd(dim=4)), whiten=5), 1),
+    ],
+)
+def test_a_likeness_reads_a_part_that_the_embedder_makes(embed: Embedder | None, parts: int, reranked: Recipe) -> None:
+    for number in range(parts + 1):
+        asked = replace(reranked.rerank, signals=(CoOccurrence(ItemKnn()), Likeness(embedder=number)))  # type: ignore[type-var]
+        recipe = replace(reranked, embed=embed, tokenizer=None, collisions=None, rerank=asked)
+        if number < parts:
+            check_recipe(recipe)
+        else:
+            with pytest.raises(ConfigError, match=f"reads part {number} of the item vectors, and there are {parts}"):
+                check_recipe(recipe)
+
+
+def test_evidence_without_some_items_has_neither_their_events_nor_what_the_log_says_of_them(
+    reranked: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    stages = StageStore(root=tmp_path, say=lambda _: None, recipe_hash="")
+    world = prepare_world(stages, reranked.data, source=world_files, columns={})
+    new, others = np.array([3, 17], np.int32), np.setdiff1d(np.arange(36), [3, 17])
+    for embed, kept in (
+        (reranked.embed, 16),
+        (CooccurrenceSvd(dim=4), 0),
+        (ProvidedVectors(), 16),
+        (Fuse(parts=(ProvidedVectors(),), whiten=5), 5),
+    ):
+        recipe = replace(reranked, embed=embed, tokenizer=None)
+        evidence = gather_evidence(recipe, world, prepare_items(stages, recipe, world, seed=0))
+        without = evidence.without(new)
+        assert evidence.known_items().all() and np.flatnonzero(~without.known_items()).tolist() == [3, 17]
+        assert evidence.vectors is not None and without.vectors is not None
+        np.testing.assert_array_equal(without.vectors[others], evidence.vectors[others])
+        np.testing.assert_allclose(without.vectors[new, :kept], evidence.vectors[new, :kept], rtol=1e-5)
+        assert without.vectors[new, :kept].any() == (kept > 0) and not without.vectors[new, kept:].any()
 
 
 @pytest.mark.parametrize(

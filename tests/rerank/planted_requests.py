@@ -1,6 +1,7 @@
 """Requests whose answers are known, a model that gives random scores, and a signal that knows the answers."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,9 @@ from sememe.rerank.signals import Evidence
 ITEMS = 30
 USERS = 600
 NO_EVIDENCE = Evidence(
-    train=Interactions(np.zeros(1, np.int64), np.zeros(0, np.int32), pl.Series([], dtype=pl.Int64), pl.Series([1])),
+    train=Interactions(
+        np.array([0, ITEMS]), np.arange(ITEMS, dtype=np.int32), pl.Series([0]), pl.Series(np.arange(ITEMS))
+    ),
     vectors=None,
     vector_widths=(),
 )
@@ -62,12 +65,20 @@ class RandomModel:
     def code_log_prob(self, batch: dict[str, Tensor], items: Tensor) -> Tensor:
         return self.codes[batch["user"].long()].gather(1, items)
 
+    @contextmanager
+    def as_new(self, items: Tensor) -> Iterator[None]:
+        """This model knows nothing of items: there is nothing to forget."""
+        yield
+
 
 @dataclass(frozen=True)
 class Planted:
     """A random share of each item, and a number that is highest at the answer for a share `right` of the users."""
 
     right: float = 1.0
+
+    def check(self, *, parts: int) -> None:
+        assert parts == 0, "there are no item vectors here"
 
     def fit(self, evidence: Evidence) -> "FittedPlanted":
         rng = np.random.default_rng(11)

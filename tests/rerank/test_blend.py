@@ -13,12 +13,13 @@ from planted_requests import ITEMS, NO_EVIDENCE, Planted, RandomModel, Request, 
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+import sememe.rerank.blend
 import sememe.rerank.blend_net
-from sememe.core.errors import ArtifactError, ConfigError, DataError
+from sememe.core.errors import ArtifactError, ConfigError
 from sememe.core.schema import PAD, Ranked
 from sememe.metrics.ranking import rank_metrics
 from sememe.models.counting import ItemKnn
-from sememe.rerank.blend import Blend, FittedBlend
+from sememe.rerank.blend import Blend, FittedBlend, judge_candidates, order_candidates
 from sememe.rerank.blend_net import BlendNet, JudgedCandidates, listwise_softmax
 from sememe.rerank.signals import CoOccurrence
 from sememe.train.interrupt import TrainingInterrupted
@@ -36,6 +37,12 @@ def fitted(plan: Blend, scratch: Path, *, users: range = KNOWN, seed: int = 0) -
 def ask(blend: FittedBlend, request: Request, *, k: int = 10, leave_out: bool = False) -> Ranked:
     seen = request.seen if leave_out else None
     return blend.recommend(RandomModel(), request.batch, as_tensors(request.batch), k=k, seen=seen)
+
+
+def started(blend: FittedBlend) -> BlendNet:
+    """The network before any step."""
+    known = judge_candidates(blend, RandomModel(), requests(KNOWN), device=torch.device("cpu"))
+    return blend.config.training().start(known, seed=0).eval()
 
 
 def judged(blend: FittedBlend, users: range = FRESH) -> dict[str, float]:
@@ -64,17 +71,22 @@ def test_the_estimate_is_near_the_truth_on_fresh_requests(tmp_path: Path) -> Non
     """A signal that is right for 60 % of the users, and candidates that miss the answer at times."""
     unsure = fitted(replace(PLAN, signals=(Planted(right=0.6),), candidates=20), tmp_path)
     truth = judged(unsure)
-    assert set(unsure.estimate) == {"recall@10", "hit@10", "ndcg@10", "mrr@10"}
-    for name, value in unsure.estimate.items():
-        assert value == pytest.approx(truth[name], abs=0.08)
-    assert 0.4 < truth["hit@10"] < 0.9
+    mixture = judged(replace(unsure, net=started(unsure)))
+    names = ("recall@10", "hit@10", "ndcg@10", "mrr@10")
+    assert set(unsure.estimate) == {*names, *(f"mixture_{name}" for name in names)}
+    for name in names:
+        assert unsure.estimate[name] == pytest.approx(truth[name], abs=0.08)
+        assert unsure.estimate[f"mixture_{name}"] == pytest.approx(mixture[name], abs=0.08)
+    assert 0.4 < truth["hit@10"] < 0.9 and mixture["ndcg@10"] < truth["ndcg@10"] - 0.2
 
 
 def test_the_estimate_does_not_believe_what_was_learned_by_heart(tmp_path: Path) -> None:
     """No feature is of any use: a network that memorises its requests is still judged on others."""
     plan = replace(PLAN, signals=(Planted(right=0.0),), hidden=64, epochs=30, lr=0.05)
-    useless = fitted(plan, tmp_path, users=range(50))
-    assert judged(useless, users=range(50))["mrr@10"] > 0.5
+    useless = fitted(plan, tmp_path / "fit", users=range(50))
+    known = judge_candidates(useless, RandomModel(), requests(range(50)), device=torch.device("cpu"))
+    by_heart = plan.training().run(known, seed=0, scratch=tmp_path / "alone")
+    assert judged(replace(useless, net=by_heart), users=range(50))["mrr@10"] > 0.5
     # A random order of 30 items: the mean of 1/rank over the first 10 places.
     chance = sum(1 / rank for rank in range(1, 11)) / ITEMS
     assert useless.estimate["mrr@10"] == pytest.approx(chance, abs=0.12)
@@ -94,12 +106,13 @@ def test_candidates_and_features_are_those_of_a_loop(blend: FittedBlend) -> None
             offered = [item for item in range(ITEMS) if not (leave_out and item in history)]
             assert items[user].tolist() == sorted(offered, key=lambda item: -mixture[item])[:8]
             for place, item in enumerate(items[user].tolist()):
-                said = [log_prob[item], model.codes[user, item], np.log(mixture[item]), item in history]
+                # No item is new here.
+                said = [log_prob[item], model.codes[user, item], np.log(mixture[item]), item in history, 0]
                 said += [share[item], told[item]]
                 expected = np.array(said, np.float32)
-                np.testing.assert_allclose(features[user, place, :6], expected, rtol=1e-4, atol=1e-6)
+                np.testing.assert_allclose(features[user, place, :7], expected, rtol=1e-4, atol=1e-6)
                 np.testing.assert_allclose(
-                    features[user, place, 6:], expected * np.log(len(history)), rtol=1e-4, atol=1e-6
+                    features[user, place, 7:], expected * np.log(len(history)), rtol=1e-4, atol=1e-6
                 )
 
 
@@ -166,11 +179,12 @@ def test_equal_seeds_give_equal_networks(tmp_path: Path) -> None:
     assert not torch.equal(first["linear.weight"], other["linear.weight"])
 
 
-@pytest.mark.parametrize("step", [3, 8, 13])
+@pytest.mark.parametrize("step", [3, 10, 20])
 def test_a_fit_that_was_stopped_goes_on_where_it_was(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """5 steps each for the two halves, 10 for all: the stop comes in the first, the second, the last training."""
+    """160 requests and 40 rehearsed ones in batches of 16: 7 steps each for the two halves, 13 for all.  The stop comes
+    in the first, the second, the last training."""
     plan, users = replace(PLAN, epochs=1, batch_size=16), range(160)
     unbroken = fitted(plan, tmp_path / "whole", users=users).state()
     calls = 0
@@ -186,9 +200,107 @@ def test_a_fit_that_was_stopped_goes_on_where_it_was(
     with pytest.raises(TrainingInterrupted):
         fitted(plan, tmp_path / "broken", users=users)
     resumed = fitted(plan, tmp_path / "broken", users=users).state()
-    assert calls == 20, "no step was done twice"
+    assert calls == 27, "no step was done twice"
     assert resumed.keys() == unbroken.keys()
     assert all(np.array_equal(resumed[name], unbroken[name]) for name in unbroken)
+
+
+def assert_mixture(blend: FittedBlend, *, model: RandomModel | None = None) -> None:
+    """Lists are in the order of the mixture, worked out anew."""
+    (request,) = requests(FRESH, size=len(FRESH))
+    model = model or RandomModel()
+    found = blend.recommend(model, request.batch, as_tensors(request.batch), k=10, seen=None)
+    share = blend.signals[0].features(request.batch)[0]
+    weight = blend.config.signal_share
+    mixture = (1 - weight) * model.scores[FRESH.start : FRESH.stop].softmax(1).numpy() + weight * share
+    np.testing.assert_array_equal(found.items, np.argsort(-mixture, axis=1)[:, :10])
+
+
+def test_a_network_that_is_not_better_leaves_the_mixture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The model is right and the signals are of no use: what the network learns by heart from few requests is worse."""
+    model = RandomModel()
+    model.scores[torch.arange(len(answers())), torch.from_numpy(answers()).long()] += 3.0
+    plan = replace(PLAN, signals=(Planted(right=0.0),), hidden=64, epochs=30, lr=0.05)
+    some, cpu = list(requests(range(60))), torch.device("cpu")
+    blend = plan.fit(model, some, evidence=NO_EVIDENCE, device=cpu, seed=0, scratch=tmp_path / "fit")
+    assert blend.estimate["ndcg@10"] < blend.estimate["mixture_ndcg@10"] - 0.02
+    assert "the mixture stays" in caplog.text
+    assert_mixture(blend, model=model)
+    known = judge_candidates(blend, model, some, device=cpu)
+    net = plan.training().run(known, seed=0, scratch=tmp_path / "alone")
+    with pytest.raises(AssertionError):
+        assert_mixture(replace(blend, net=net), model=model)
+
+
+def test_before_its_first_step_the_network_is_the_mixture(blend: FittedBlend) -> None:
+    assert_mixture(replace(blend, net=started(blend)))
+    with pytest.raises(AssertionError):
+        assert_mixture(blend)
+
+
+def test_rows_in_chunks_give_the_same_candidates(blend: FittedBlend, monkeypatch: pytest.MonkeyPatch) -> None:
+    (request,) = requests(range(20), size=20)
+    tensors = as_tensors(request.batch)
+    for seen in (None, request.seen):
+        whole = blend.candidates(RandomModel(), request.batch, tensors, seen=seen, count=12)
+        for scores in (1, 3 * 7 * ITEMS, 1000 * ITEMS):
+            with monkeypatch.context() as patch:
+                patch.setattr(sememe.rerank.blend, "CHUNK_SCORES", scores)
+                asked = CountingModel()
+                parts = blend.candidates(asked, request.batch, tensors, seen=seen, count=12)
+            assert asked.calls == {1: 20, 3 * 7 * ITEMS: 7, 1000 * ITEMS: 1}[scores]
+            assert torch.equal(parts[0], whole[0])
+            torch.testing.assert_close(parts[1], whole[1], rtol=1e-6, atol=1e-7)
+
+
+class CountingModel(RandomModel):
+    """Counts how often it is asked."""
+
+    calls = 0
+
+    def score_items(self, batch: dict[str, Tensor]) -> Tensor:
+        self.calls += 1
+        return super().score_items(batch)
+
+
+def test_no_request_gives_no_list(blend: FittedBlend) -> None:
+    (request,) = requests(range(1), size=1)
+    none = replace(request, batch={name: array[:0] for name, array in request.batch.items()})
+    assert ask(blend, none, k=4).items.shape == (0, 4)
+
+
+def test_a_longer_list_begins_with_the_shorter_one(tmp_path: Path) -> None:
+    """Ten candidates are ordered by the network; what a longer list needs beyond them comes as the mixture has it."""
+    narrow = fitted(replace(PLAN, candidates=10), tmp_path)
+    (request,) = requests(range(20), size=20)
+    lists = {k: ask(narrow, request, k=k, leave_out=True) for k in (4, 10, 17, ITEMS)}
+    for short, long in ((4, 10), (10, 17), (17, ITEMS)):
+        np.testing.assert_array_equal(lists[long].items[:, :short], lists[short].items)
+        np.testing.assert_array_equal(lists[long].scores[:, :short], lists[short].scores)
+    in_order, _ = narrow.candidates(
+        RandomModel(), request.batch, as_tensors(request.batch), seen=request.seen, count=ITEMS
+    )
+    np.testing.assert_array_equal(lists[ITEMS].items[:, 10:], in_order[:, 10:])
+    assert any(lists[10].items[row].tolist() != in_order[row, :10].tolist() for row in range(20))
+    scores = lists[17].scores
+    assert (np.diff(scores, axis=1)[:, 9:] < 0).all(), "what follows scores below what was ordered"
+
+
+def test_ties_beyond_the_end_of_a_list_are_counted() -> None:
+    """Scores are the only feature: 3, 2, 2, 2, 1 and a PAD candidate."""
+    net = BlendNet(1, hidden=0)
+    torch.nn.init.ones_(net.linear.weight)
+    features = torch.tensor([[3.0, 2.0, 2.0, 2.0, 1.0, 9.0], [3.0, 2.0, 1.0, 0.0, -1.0, 9.0]]).unsqueeze(2)
+    items = torch.tensor([[4, 7, 1, 9, 3, PAD], [4, 7, 1, 9, 3, PAD]])
+    found = {k: order_candidates(net, features, items, k=k, ordered=6) for k in (1, 2, 3, 4, 5, 6)}
+    counts = {k: ranked.tied_beyond.tolist() for k, ranked in found.items() if ranked.tied_beyond is not None}
+    assert counts == {1: [0, 0], 2: [2, 0], 3: [1, 0], 4: [0, 0], 5: [0, 0], 6: [0, 0]}
+    assert found[3].items.tolist() == [[4, 7, 1], [4, 7, 1]]
+    assert found[6].items[:, -1].tolist() == [PAD, PAD] and (found[6].scores[:, -1] == -np.inf).all()
+    # Where the network orders but two, the third tie has its place after them.
+    longer = order_candidates(net, features, items, k=6, ordered=2)
+    assert longer.items.tolist() == items.tolist() and longer.tied_beyond.tolist() == [0, 0]
+    assert longer.scores[0, :5].tolist() == [3.0, 2.0, 1.0, 0.0, -1.0] and longer.scores[0, 5] == -np.inf
 
 
 def test_the_loss_by_hand() -> None:
@@ -204,9 +316,14 @@ def test_hits_and_standard_features_by_hand() -> None:
         items=torch.tensor([[4, 2, PAD], [1, 3, 0]]),
         features=torch.tensor([[[1.0, 7.0], [2.0, 7.0], [3.0, 7.0]], [[4.0, 7.0], [5.0, 7.0], [3.0, 7.0]]]),
         targets=np.array([[2, PAD], [0, 1]], np.int32),
+        requests=torch.tensor([5, 8]),
     )
     assert candidates.hits().tolist() == [[False, True, False], [True, False, True]]
-    assert candidates.take(torch.tensor([1])).hits().tolist() == [[True, False, True]]
+    second = candidates.take(torch.tensor([1]))
+    assert second.hits().tolist() == [[True, False, True]] and second.requests.tolist() == [8]
+    joined = second.joined(candidates)
+    assert torch.equal(joined.hits(), candidates.hits()[[1, 0, 1]]) and joined.requests.tolist() == [8, 5, 8]
+    assert torch.equal(joined.features, candidates.features[[1, 0, 1]]) and second.joined(None) is second
     net = BlendNet(2, hidden=0)
     net.standardize(candidates.features)
     torch.nn.init.ones_(net.linear.weight)
@@ -229,10 +346,13 @@ def test_one_candidate_of_one_request_has_no_spread() -> None:
     [
         ({"signals": ()}, "Blend has no signal"),
         ({"candidates": 0}, "candidates of Blend is 0, below 1"),
+        ({"max_requests": 0}, "max_requests of Blend is 0"),
         ({"epochs": 0}, "epochs of Blend is 0"),
         ({"batch_size": 0}, "batch_size of Blend is 0"),
         ({"hidden": -1}, "hidden=-1"),
         ({"signal_share": 1.5}, "signal_share=1.5"),
+        ({"rehearsal": -0.5}, "rehearsal=-0.5"),
+        ({"rehearsal": 1.5}, "rehearsal=1.5"),
         ({"signals": (CoOccurrence(ItemKnn(recency=0.0)),)}, "recency of ItemKnn"),
     ],
 )
@@ -241,13 +361,14 @@ def test_settings_that_cannot_be_are_named(changes: dict[str, object], message: 
         fitted(replace(PLAN, **changes), tmp_path)  # type: ignore[arg-type]
 
 
-def test_requests_without_an_answer_among_the_candidates_are_refused(tmp_path: Path) -> None:
+def test_without_an_answer_among_the_candidates_the_mixture_stays(tmp_path: Path) -> None:
     plan = replace(PLAN, candidates=1, signal_share=0.0)
     best = RandomModel().scores.argmax(1).numpy()
     missed = [user for user in range(300) if best[user] != answers()[user]][:5]
     alone = [next(requests(range(user, user + 1))) for user in missed]
-    with pytest.raises(DataError, match="no validation request has its answer among the candidates"):
-        plan.fit(RandomModel(), alone, evidence=NO_EVIDENCE, device=torch.device("cpu"), seed=0, scratch=tmp_path)
+    blend = plan.fit(RandomModel(), alone, evidence=NO_EVIDENCE, device=torch.device("cpu"), seed=0, scratch=tmp_path)
+    assert dict(blend.estimate) == {}
+    assert_mixture(replace(blend, config=replace(plan, candidates=ITEMS)))
 
 
 @pytest.mark.parametrize("hits", [1, 2])
@@ -261,3 +382,5 @@ def test_few_requests_with_answers_are_enough(hits: int, tmp_path: Path) -> None
     blend = plan.fit(RandomModel(), some, evidence=NO_EVIDENCE, device=torch.device("cpu"), seed=0, scratch=tmp_path)
     assert all(np.isfinite(array).all() for array in blend.state().values())
     assert hits == 2 or dict(blend.estimate) == {}
+    if not blend.estimate:
+        assert_mixture(replace(blend, config=replace(plan, candidates=ITEMS)))

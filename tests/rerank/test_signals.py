@@ -1,14 +1,14 @@
 """Signals against loops over rows, items and history places."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from sememe.core.errors import ConfigError
-from sememe.core.schema import PAD, Batch, FloatArray, Interactions
-from sememe.models.counting import ItemKnn
+from sememe.core.schema import PAD, Batch, FloatArray, Int32Array, Interactions
+from sememe.models.counting import ItemKnn, Popularity
 from sememe.rerank.signals import LEAST_SHARE, CoOccurrence, Evidence, Likeness
 
 ITEMS = 7
@@ -166,6 +166,45 @@ def test_likeness_keeps_nothing_but_its_settings() -> None:
 def test_signals_that_cannot_be_are_refused(signal: CoOccurrence | Likeness, evidence: Evidence, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         signal.fit(evidence)
+
+
+@pytest.mark.parametrize(
+    ("signal", "message"),
+    [
+        (CoOccurrence(ItemKnn(decay=0.0)), "decay of ItemKnn"),
+        (Likeness(embedder=2), "reads part 2 of the item vectors, and there are 2"),
+        (Likeness(recency=0.0), "recency of Likeness"),
+    ],
+)
+def test_settings_are_checked_before_there_is_any_evidence(signal: CoOccurrence | Likeness, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        signal.check(parts=2)
+
+
+def test_settings_that_can_be_pass_and_fit() -> None:
+    """Also of a counting model that has no settings."""
+    for signal in (CoOccurrence(ItemKnn()), CoOccurrence(Popularity()), Likeness(embedder=1)):
+        signal.check(parts=2)
+        fitted = signal.fit(EVIDENCE)
+        assert len(fitted.features(batch_of(HISTORIES))) == len(fitted.names) == 2
+
+
+def test_evidence_without_items_leaves_the_rest() -> None:
+    """Vectors that do not read the log stay; others are asked for anew."""
+    new = np.array([1, 5], np.int32)
+    plain = EVIDENCE.without(new)
+    assert EVIDENCE.known_items().tolist() == [True, True, True, True, True, False, False]
+    assert plain.known_items().tolist() == [True, False, True, True, True, False, False]
+    assert plain.train.items.tolist() == [3, 4, 2, 0, 3] and plain.train.offsets.tolist() == [0, 3, 4, 5]
+    assert plain.vectors is VECTORS and plain.vector_widths == (3, 2)
+    asked: list[list[int]] = []
+
+    def without_log(items: Int32Array) -> FloatArray:
+        asked.append(items.tolist())
+        return VECTORS + 1
+
+    told = replace(EVIDENCE, without_log=without_log).without(new)
+    assert asked == [[1, 5]] and np.array_equal(told.vectors, VECTORS + 1)
 
 
 def test_a_batch_of_empty_histories_is_like_nothing() -> None:

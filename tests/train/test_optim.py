@@ -54,6 +54,16 @@ def test_schedules_match_numbers_worked_by_hand():
     assert at(cosine, 29) == [0.2 + 0.4 * (1 + math.cos(math.pi / 4))]
 
 
+@pytest.mark.parametrize(("total", "rise"), [(1000, 50), (500, 50), (499, 49), (100, 10), (19, 1), (9, 0), (1, 0)])
+def test_the_warm_up_of_the_cosine_takes_at_most_a_tenth(total, rise):
+    schedule = WarmupCosine(warmup_steps=50)
+    factors = [schedule.factor(step, total_steps=total) for step in range(total)]
+    assert factors[:rise] == pytest.approx([(step + 1) / (rise + 1) for step in range(rise)])
+    assert factors[rise] == 1.0
+    falls = [0.5 * (1 + math.cos(math.pi * step / (total - rise))) for step in range(total - rise)]
+    assert factors[rise:] == pytest.approx(falls)
+
+
 def test_the_rate_of_every_group_is_scaled_from_where_it_began():
     optimizer = AdamW(lr=0.5).build(toy_model())
     assert set_learning_rate(optimizer, 0.5) == 0.25

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sememe.core.errors import ArtifactError
-from sememe.decode.select import rank_best, select_best
+from sememe.nn.select import rank_best, select_best
 
 
 @settings(max_examples=50, deadline=None)
