@@ -235,7 +235,7 @@ def test_every_so_many_requests_are_judged_wherever_batches_end(tmp_path: Path) 
     some = list(requests(range(11), size=4))
     some[2] = replace(some[2], targets=np.concatenate([some[2].targets, np.full((3, 2), PAD, np.int32)], 1))
     whole = judge_candidates(blend, Model(), some, device=CPU)
-    for every in (1, 2, 3, 5, 9):
+    for every in (1, 2, 3, 5, 7, 9):
         part = judge_candidates(blend, Model(), some, device=CPU, every=every)
         assert part.requests.tolist() == list(range(0, 11, every))
         assert torch.equal(part.items, whole.items[::every])
