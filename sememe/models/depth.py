@@ -140,14 +140,15 @@ class CodeHead(nn.Module):
     def node_vectors(self, nodes: Tensor, *, depth: int) -> Tensor:
         """(R, D) output vectors of nodes (R,) of a depth >= 1."""
         vectors: Tensor = cast(nn.Embedding, self.write[depth - 1])(self.nodes.node_codes(depth)[nodes])
-        if not len(self.own):
-            return vectors
+        return vectors + self._own(nodes, depth=depth) if len(self.own) else vectors
+
+    def _own(self, nodes: Tensor, *, depth: int) -> Tensor:
         own: Tensor = cast(nn.Embedding, self.own[depth - 1])(nodes)
         if self.as_new is not None:
             own = own.masked_fill(self.as_new[depth - 1][nodes].unsqueeze(1), 0.0)
         if self.training and self.cold > 0.0:
             own = own * (torch.rand(len(nodes), 1, device=nodes.device) >= self.cold)
-        return vectors + own
+        return own
 
     def log_probs(self, hidden: Tensor, items: Tensor) -> Tensor:
         """(P, L) log-probability of each code of `items` (P,), given the position (P, D) and the item's codes before.

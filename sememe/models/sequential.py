@@ -1,16 +1,14 @@
 """SASRec and eSASRec: causal transformers over item embeddings that score the whole catalogue at every position.
 
-Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018).  Kept: learned positions, causal
-self-attention, one embedding table for input and output.  Changed: pre-norm blocks with GELU and a full-width
-feed-forward; histories are left-aligned; trained with the full softmax over all items instead of sampled binary
-cross-entropy, which is worth 20 to 40 % (Klenitskiy and Vasilev, "Turning Dross Into Gold Loss: is BERT4Rec really
-better than SASRec?", RecSys 2023).  The table starts at a standard deviation of D^-0.5 and inputs are scaled by D^0.5
-(Vaswani et al. 2017), so that an item outweighs what untrained layers add to it.  Added: one learned number for
-items of the history (`nn/repeat.py`).
+Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018). Kept: learned positions counted from the
+newest item, causal self-attention, one embedding table for input and output. Changed: pre-norm blocks with GELU and a
+full-width feed-forward; trained with the full softmax over all items instead of sampled binary cross-entropy, which is
+worth 20 to 40 % (Klenitskiy and Vasilev, "Turning Dross Into Gold Loss: is BERT4Rec really better than SASRec?", RecSys
+2023). The table starts at a standard deviation of D^-0.5 and inputs are scaled by D^0.5 (Vaswani et al. 2017), so that
+an item outweighs what untrained layers add to it. Added: one learned number for items of the history (`nn/repeat.py`).
 
 eSASRec: Tikhonovich et al., "eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion" (RecSys 2025,
-arXiv 2508.06450).  Kept: SASRec's training target at every position, LiGR blocks.  Changed: all of the above; positions
-are counted from the first item, theirs from the last.
+arXiv 2508.06450).  Kept: SASRec's training target at every position, LiGR blocks.  Changed: all of the above.
 
 Shape legend: N rows, T positions, I items, D model width.
 """
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sememe.core.errors import ConfigError
-from sememe.core.schema import ModelInputs
+from sememe.core.schema import PAD, ModelInputs
 from sememe.core.seeding import derive_seed
 from sememe.nn.causal import CausalBlock, LigrBlock, initialize, last_position
 from sememe.nn.dropout import Dropout
@@ -109,13 +107,19 @@ class SasRecModel(nn.Module):
     def _hidden(self, history: Tensor) -> Tensor:
         length = history.shape[1]
         check_length(length, max_history=self.config.max_history)
-        # Padding reads item 0: nothing that counts can see those positions.
+        # Rows are left-aligned.  Padding reads item 0: nothing that counts can see those positions.
         states = self.items(history.clamp(min=0)) * self.config.d_model**0.5
-        states = self.dropout(states + self.positions.weight[:length])
+        states = self.dropout(states + self.positions(self._ages(history)))
         for block in self.blocks:
             states = block(states)
         hidden: Tensor = self.norm(states)
         return hidden
+
+    def _ages(self, history: Tensor) -> Tensor:
+        """(N, T) the place of each event in a window of max_history places that ends with the row's newest event."""
+        places = torch.arange(history.shape[1], device=history.device)
+        missing = self.config.max_history - (history != PAD).sum(1, keepdim=True)
+        return (missing + places).clamp(max=self.config.max_history - 1)
 
 
 def check_sizes(sizes: Mapping[str, int], *, max_history: int, dropout: float) -> None:

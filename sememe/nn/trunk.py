@@ -1,9 +1,10 @@
 """The causal transformer that a generator with one position per item stands on, with its parts to choose from.
 
 SASRec (Kang and McAuley 2018, arXiv 1808.09781) as `sememe/models/sequential.py` builds it, which the defaults compute
-exactly.  Kept: causal blocks with the norm before each part, dropout on the inputs, a last norm.  Added, each by one
-setting: root mean square norms (`norm.py`), SwiGLU (`gated.py`), rotary positions (`rotary.py`), a bias per distance
-(`relative.py`), and a mixture of experts (`experts.py`); their files name the papers.
+exactly for a full window: learned positions are counted from the first item here, from the newest there. Kept: causal
+blocks with the norm before each part, dropout on the inputs, a last norm. Added, each by one setting: root mean square
+norms (`norm.py`), SwiGLU (`gated.py`), rotary positions (`rotary.py`), a bias per distance (`relative.py`), and a
+mixture of experts (`experts.py`); their files name the papers.
 
 Rows are left-aligned and padding comes after: no position that counts can read it, and causality alone is the mask.
 

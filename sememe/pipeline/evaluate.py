@@ -137,13 +137,14 @@ def metrics_row(
 
 
 def compare_models(per_row: pl.DataFrame, *, main: str, resamples: int) -> list[dict[str, Any]]:
-    """`main` against every other model on the test split, paired by user; a user's metric is averaged over seeds first.
+    """`main` against every other model on the test split, and each of its views ("main:view") against every model that
+    is not its own; paired by user, whose metric is averaged over seeds first.
 
     Args:
         per_row: what `Judged.to_frame` gave, of all models.
 
     Returns:
-        One object per other model, masking rule and metric: difference, its 95 % interval, p-value.
+        One object per pair, masking rule and metric: difference, its 95 % interval, p-value.
     """
     metrics = [name for name in per_row.columns if "@" in name]
     means = (
@@ -152,12 +153,15 @@ def compare_models(per_row: pl.DataFrame, *, main: str, resamples: int) -> list[
         .agg(pl.col(metrics).mean())
         .sort("user")
     )
-    others = [model for model in per_row["model"].unique(maintain_order=True) if model != main]
+    models = per_row["model"].unique(maintain_order=True).to_list()
+    views = [model for model in models if model.startswith(f"{main}:")]
+    pairs = [(main, other) for other in models if other != main]
+    pairs += [(view, other) for view in views for other in models if other not in (main, *views)]
     found = []
-    for other in others:
+    for model, other in pairs:
         for mask_seen in (False, True):
             chosen = means.filter(pl.col("mask_seen") == mask_seen)
-            ours, theirs = (chosen.filter(pl.col("model") == name) for name in (main, other))
+            ours, theirs = (chosen.filter(pl.col("model") == name) for name in (model, other))
             for metric in metrics:
                 difference = paired_difference(
                     ours[metric].to_numpy(),
@@ -167,7 +171,7 @@ def compare_models(per_row: pl.DataFrame, *, main: str, resamples: int) -> list[
                 )
                 found.append(
                     {
-                        "model": main,
+                        "model": model,
                         "against": other,
                         "mask_seen": mask_seen,
                         "metric": metric,
@@ -226,12 +230,13 @@ def protocol_line(metrics: Mapping[str, Any]) -> str:
 
 
 def comparison_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """The paired comparison in words, by NDCG at the longest list, losses as plainly as wins."""
+    """The paired comparison of the recipe's own row in words, by NDCG at the longest list, losses as plainly as wins;
+    those of its views are in metrics.json."""
     lines = []
     depths = [int(entry["metric"].rpartition("@")[2]) for entry in metrics["comparisons"]]
     metric = f"ndcg@{max(depths, default=0)}"
     for entry in metrics["comparisons"]:
-        if entry["metric"] != metric:
+        if entry["metric"] != metric or ":" in entry["model"]:
             continue
         verdict = "no clear difference" if entry["low"] <= 0 <= entry["high"] else None
         verdict = verdict or ("better" if entry["difference"] > 0 else "WORSE")

@@ -7,8 +7,8 @@ at a constant 1e-3; the authors' settings file for Beauty (1 block, 1 head, widt
 .2, 50 items, patience 50).  For ML-1M theirs is width 64, 2 blocks, dropout .1, 200 items.
 Deviations: negatives are those of the paper's ablation, the targets of the batch with a correction and uniform draws,
 one set for all positions; the paper's own model draws 256 per position, uniformly, without correction, and of that
-objective.in_batch=false objective.log_q=false is the nearest.  One learnt number for items already read, as in sasrec;
-positions count from the first item, embeddings start as in sasrec; histories above 50 are cut into pieces, not dropped.
+objective.in_batch=false objective.log_q=false is the nearest.  One learnt number for items already read, and the start
+of embeddings, as in sasrec; histories above 50 are cut into pieces, not dropped.
 Published numbers (seen items left out, Recall@10 / NDCG@10): Beauty .0928 / .0523, Sports .0560 / .0323, ML-1M .3133 /
 .1772; the paper's SASRec with the same loss: Beauty .0921 / .0531, Sports .0569 / .0314, ML-1M .2929 / .1684.
 Status: partial: the paper's negatives, drawn for each position

@@ -28,9 +28,9 @@ def sasrec(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
         batches=SequenceBatches(batch_size=64, max_history=50),
         objective=FullSoftmax(),
         train=TrainPlan(
-            epochs=20,
+            epochs=14,
             optimizer=AdamW(lr=2e-3, weight_decay=0.1, decay_embeddings=True),
-            schedule=WarmupCosine(warmup_steps=350),
+            schedule=WarmupCosine(warmup_steps=250),
         ),
         decode=ExactItems(),
     )

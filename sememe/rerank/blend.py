@@ -78,8 +78,8 @@ class Blend:
     """At most so many validation requests are used, drawn by the seed."""
     signal_share: float = 0.3
     """Weight of the first signal's share in the mixture that chooses candidates; the item head has the rest."""
-    rehearsal: float = 0.25
-    """Share of the requests that are asked once more with some items made new; 0 for a catalogue that never grows."""
+    rehearse_every: int = 4
+    """One request in so many is asked once more with some items made new; 0 for a catalogue that never grows."""
     hidden: int = 32
     """Width of the network beside the linear part; 0 leaves the linear part alone."""
     epochs: int = 12
@@ -112,6 +112,8 @@ class Blend:
         if not estimate or estimate["ndcg@10"] < estimate["mixture_ndcg@10"]:
             _log.warning("the network is not estimated to beat the mixture that it starts from: the mixture stays")
             net = self.training().start(judged, seed=seed).eval()
+            of_mixture = {name: value for name, value in estimate.items() if name.startswith("mixture_")}
+            estimate |= {name.removeprefix("mixture_"): value for name, value in of_mixture.items()}
         return FittedBlend(config=self, signals=untrained.signals, known=untrained.known, net=net, estimate=estimate)
 
     def load(self, state: Mapping[str, npt.NDArray[np.generic]], *, evidence: Evidence) -> "FittedBlend":
@@ -137,10 +139,11 @@ class Blend:
         for name in ("candidates", "max_requests", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of Blend is {getattr(self, name)}, below 1", fix=f"set {name} higher")
-        if self.hidden < 0 or not 0.0 <= self.signal_share <= 1.0 or not 0.0 <= self.rehearsal <= 1.0:
+        if min(self.hidden, self.rehearse_every) < 0 or not 0.0 <= self.signal_share <= 1.0:
             raise ConfigError(
-                f"Blend has hidden={self.hidden}, signal_share={self.signal_share} and rehearsal={self.rehearsal}",
-                fix="give hidden >= 0 and shares in 0..1",
+                f"Blend has hidden={self.hidden}, rehearse_every={self.rehearse_every} and "
+                f"signal_share={self.signal_share}",
+                fix="give hidden and rehearse_every >= 0, and a share in 0..1",
             )
         for signal in self.signals:
             signal.check(parts=parts)
@@ -170,15 +173,14 @@ class Blend:
         """Some of the requests, judged as if some items were new."""
         known = np.flatnonzero(evidence.known_items())
         count = min(round(NEW_SHARE * len(known)), MOST_NEW)
-        every = round(1 / self.rehearsal) if self.rehearsal else 0
-        if not every or not count:
+        if not self.rehearse_every or not count:
             return None
         new = np.sort(generator(seed, "blend-new").permutation(known)[:count]).astype(np.int32)
         mask = torch.zeros(evidence.train.num_items, dtype=torch.bool)
         mask[torch.from_numpy(new).long()] = True
         with model.as_new(mask.to(device)):
             judged = judge_candidates(
-                self._untrained(evidence.without(new)), model, requests, device=device, every=every
+                self._untrained(evidence.without(new)), model, requests, device=device, every=self.rehearse_every
             )
         return judged
 

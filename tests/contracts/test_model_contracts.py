@@ -27,7 +27,7 @@ from sememe.models.itemwise import ItemWise
 from sememe.models.sequential import ESasRec, SasRec
 from sememe.nn.trunk import Trunk
 from sememe.pipeline.recommend import Recommender
-from sememe.rerank.blend import Blend, FittedBlend
+from sememe.rerank.blend import MODEL_FEATURES, Blend, FittedBlend
 from sememe.rerank.blend_net import BlendNet
 from sememe.rerank.signals import CoOccurrence, Evidence, Likeness
 from sememe.train.checkpoint import load_module, save_module
@@ -53,10 +53,11 @@ def blend(*, candidates: int) -> FittedBlend:
     evidence = Evidence(train=WORLD.interactions, vectors=vectors, vector_widths=(vectors.shape[1],))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        # Four of the model, two of each signal, and all of them times the length of the history.
-        net = BlendNet(2 * (4 + 2 * len(SIGNALS)), hidden=8)
+        # Those of the model, two of each signal, and all of them times the length of the history.
+        net = BlendNet(2 * (len(MODEL_FEATURES) + 2 * len(SIGNALS)), hidden=8)
     config = Blend(signals=SIGNALS, candidates=candidates)
-    return FittedBlend(config=config, signals=tuple(signal.fit(evidence) for signal in SIGNALS), net=net)
+    signals = tuple(signal.fit(evidence) for signal in SIGNALS)
+    return FittedBlend(config=config, signals=signals, known=evidence.known_items(), net=net)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ def test_the_defaults_compute_what_sasrec_computes():
     shared = {name: value for name, value in sasrec.state_dict().items() if name in own}
     assert set(sasrec.state_dict()) - set(shared) == {"items.weight", "repeat_bias.weight"}
     trunk.load_state_dict(shared)
-    history = torch.randint(11, (4, 5))
+    # A full window: SASRec counts its positions from the newest item, the trunk from the first.
+    history = torch.randint(11, (4, 6))
     expected = sasrec({"history": history})["hidden"]
     outputs = trunk(sasrec.items(history) * 8**0.5)
     torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-12)

@@ -58,7 +58,9 @@ def test_every_view_has_its_rows_and_the_reranked_one_none_on_validation(judged:
     assert found == [*expected, ("tiny", "test", False), ("tiny", "test", True)]
     assert {part["model"] for part in metrics["slices"]} == set(NAMES)
     assert {(entry["model"], entry["against"]) for entry in metrics["comparisons"]} == {
-        ("tiny", name) for name in NAMES[:3]
+        *(("tiny", name) for name in NAMES[:3]),
+        ("tiny:rescored", "popularity"),
+        ("tiny:items", "popularity"),
     }
 
 
@@ -202,7 +204,7 @@ def test_a_signal_that_the_vectors_do_not_have_is_refused(
     ("rerank", "message"),
     [
         ({"max_requests": 0}, "max_requests of Blend is 0, below 1"),
-        ({"rehearsal": 2.0}, "rehearsal=2.0"),
+        ({"rehearse_every": -2}, "rehearse_every=-2"),
         ({"signals": (Likeness(embedder=5),)}, "reads part 5 of the item vectors, and there are 2"),
         ({"signals": (CoOccurrence(ItemKnn(recency=0.0)),)}, "recency of ItemKnn"),
     ],

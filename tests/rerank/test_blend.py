@@ -223,7 +223,8 @@ def test_a_network_that_is_not_better_leaves_the_mixture(tmp_path: Path, caplog:
     plan = replace(PLAN, signals=(Planted(right=0.0),), hidden=64, epochs=30, lr=0.05)
     some, cpu = list(requests(range(60))), torch.device("cpu")
     blend = plan.fit(model, some, evidence=NO_EVIDENCE, device=cpu, seed=0, scratch=tmp_path / "fit")
-    assert blend.estimate["ndcg@10"] < blend.estimate["mixture_ndcg@10"] - 0.02
+    # What is told is what is used.
+    assert blend.estimate["ndcg@10"] == blend.estimate["mixture_ndcg@10"]
     assert "the mixture stays" in caplog.text
     assert_mixture(blend, model=model)
     known = judge_candidates(blend, model, some, device=cpu)
@@ -351,8 +352,7 @@ def test_one_candidate_of_one_request_has_no_spread() -> None:
         ({"batch_size": 0}, "batch_size of Blend is 0"),
         ({"hidden": -1}, "hidden=-1"),
         ({"signal_share": 1.5}, "signal_share=1.5"),
-        ({"rehearsal": -0.5}, "rehearsal=-0.5"),
-        ({"rehearsal": 1.5}, "rehearsal=1.5"),
+        ({"rehearse_every": -1}, "rehearse_every=-1"),
         ({"signals": (CoOccurrence(ItemKnn(recency=0.0)),)}, "recency of ItemKnn"),
     ],
 )

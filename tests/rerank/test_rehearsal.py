@@ -150,8 +150,8 @@ def drawn() -> BoolArray:
 
 
 def test_a_new_item_is_listed_first_only_after_a_rehearsal(tmp_path: Path) -> None:
-    without = fitted(replace(PLAN, rehearsal=0.0), tmp_path / "without")
-    with_it = fitted(replace(PLAN, rehearsal=0.25), tmp_path / "with")
+    without = fitted(replace(PLAN, rehearse_every=0), tmp_path / "without")
+    with_it = fitted(replace(PLAN, rehearse_every=4), tmp_path / "with")
     assert not (first(without, FRESH) >= KNOWN).any(), "what was met with nothing was never the answer"
     assert (first(with_it, FRESH) == answers()[FRESH.start :]).mean() > 0.9
     # And it costs nothing where no answer is new.
@@ -184,12 +184,12 @@ def test_rehearsed_requests_know_nothing_of_the_items_drawn(
     assert torch.equal(model.new, torch.from_numpy(never))
 
 
-@pytest.mark.parametrize(("rehearsal", "expected"), [(0.0, 0), (0.1, 40), (0.25, 100), (0.5, 200), (1.0, 400)])
+@pytest.mark.parametrize(("every", "expected"), [(0, 0), (10, 40), (4, 100), (2, 200), (1, 400)])
 def test_the_share_of_requests_that_are_rehearsed(
-    rehearsal: float, expected: int, tmp_path: Path, halves: list[tuple[str, JudgedCandidates]]
+    every: int, expected: int, tmp_path: Path, halves: list[tuple[str, JudgedCandidates]]
 ) -> None:
     model = Model()
-    fitted(replace(PLAN, rehearsal=rehearsal, epochs=1), tmp_path, model=model)
+    fitted(replace(PLAN, rehearse_every=every, epochs=1), tmp_path, model=model)
     assert len(dict(halves)["all"].items) == len(ASKED) + expected
     assert len(model.made_new) == (expected > 0)
 
@@ -218,7 +218,7 @@ def test_a_rehearsed_request_is_fitted_on_in_the_half_of_its_request(
 def test_a_rehearsal_is_not_judged(tmp_path: Path) -> None:
     """Rehearsed rows whose answers no candidate holds are left out of the fit, and change no number."""
     model = Model()
-    blend = fitted(replace(PLAN, epochs=1, rehearsal=0.0), tmp_path / "fit")
+    blend = fitted(replace(PLAN, epochs=1, rehearse_every=0), tmp_path / "fit")
     judged = judge_candidates(blend, model, requests(ASKED), device=CPU)
     hopeless = replace(judged, targets=np.full_like(judged.targets, PAD))
     alone = cross_fit(PLAN, judged, seed=0, scratch=tmp_path / "alone")
@@ -231,7 +231,7 @@ def test_a_rehearsal_is_not_judged(tmp_path: Path) -> None:
 
 def test_every_so_many_requests_are_judged_wherever_batches_end(tmp_path: Path) -> None:
     """Also the widths of answers are those of all requests, so that rows fit below each other."""
-    blend = fitted(replace(PLAN, epochs=1, rehearsal=0.0), tmp_path)
+    blend = fitted(replace(PLAN, epochs=1, rehearse_every=0), tmp_path)
     some = list(requests(range(11), size=4))
     some[2] = replace(some[2], targets=np.concatenate([some[2].targets, np.full((3, 2), PAD, np.int32)], 1))
     whole = judge_candidates(blend, Model(), some, device=CPU)
