@@ -45,6 +45,7 @@ def record(run: Path, *, name: str, note: str) -> None:
         "seconds_per_stage": seconds,
         "protocol": metrics["protocol"],
         "rows": metrics["rows"],
+        "means": metrics.get("means", []),
         "slices": metrics.get("slices", []),
         "comparisons": metrics["comparisons"],
         "learning_curves": curves,

@@ -184,6 +184,31 @@ def compare_models(per_row: pl.DataFrame, *, main: str, resamples: int) -> list[
     return found
 
 
+def seed_means(per_row: pl.DataFrame, *, resamples: int) -> list[dict[str, Any]]:
+    """Each model's metrics averaged over its seeds, with 95 % bootstrap intervals over users of that average.
+
+    Args:
+        per_row: what `Judged.to_frame` gave, of all models.
+
+    Returns:
+        One object per model, split and masking rule: the label, how many seeds, and each metric with its interval.
+    """
+    metrics = [name for name in per_row.columns if "@" in name]
+    found = []
+    for (model, split, mask_seen), rows in per_row.group_by("model", "split", "mask_seen", maintain_order=True):
+        users = rows.group_by("user").agg(pl.col(metrics).mean()).sort("user")
+        row = {"model": model, "split": split, "mask_seen": mask_seen, "seeds": rows["seed"].n_unique()}
+        intervals = bootstrap_means(
+            {name: users[name].to_numpy() for name in metrics},
+            seed=derive_seed(0, "bootstrap"),
+            resamples=resamples,
+        )
+        for name, interval in intervals.items():
+            row |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        found.append(row)
+    return found
+
+
 def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> list[Table]:
     """metrics.json as tables for the terminal: one per masking rule, a line per model and seed, longest list only."""
     tables = []
@@ -204,6 +229,9 @@ def metrics_tables(metrics: Mapping[str, Any], *, split: SplitName = "test") -> 
             table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
             table.add_row(row["model"], str(row["seed"]), *(_cell(row, name) for name in names))
+        for mean in metrics.get("means", []):
+            if (mean["split"], mean["mask_seen"]) == (split, mask_seen) and mean["seeds"] > 1:
+                table.add_row(mean["model"], "mean", *(_cell(mean, name) for name in names))
         tables.append(table)
     return tables
 

@@ -16,7 +16,7 @@ import polars as pl
 from sememe.core.artifact import Manifest, write_file
 from sememe.core.config import to_tree, tree_hash
 from sememe.core.errors import ConfigError
-from sememe.pipeline.evaluate import compare_models
+from sememe.pipeline.evaluate import compare_models, seed_means
 from sememe.pipeline.judging import evaluate_reading, readings
 from sememe.pipeline.prepare import World, prepare_items, prepare_world
 from sememe.pipeline.recipe import EvaluationPlan, Recipe, in_a_line
@@ -58,14 +58,20 @@ def run_recipe(
         for member, seed, items in prepared:
             trained = train_model(stages, member, world, items, seed=seed)
             found.take(trained, _judge(stages, trained, world, recipe.evaluation))
-        comparisons = compare_models(pl.concat(found.per_row), main=recipe.name, resamples=recipe.evaluation.resamples)
+        per_row, resamples = pl.concat(found.per_row), recipe.evaluation.resamples
         protocol = dict(world.split.protocol) | {
             "catalogue": "full",
             "level": "item",
             "ties": "averaged",
             "decode": {name: how for member, _, _ in prepared for name, how in _ways(member).items()},
         }
-        metrics = {"protocol": protocol, "rows": found.rows, "slices": found.slices, "comparisons": comparisons}
+        metrics = {
+            "protocol": protocol,
+            "rows": found.rows,
+            "means": seed_means(per_row, resamples=resamples),
+            "slices": found.slices,
+            "comparisons": compare_models(per_row, main=recipe.name, resamples=resamples),
+        }
         write_file(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         description = {
             "recipe": to_tree(recipe),

@@ -11,6 +11,7 @@ import sememe
 import sememe.pipeline.opened
 from sememe.core.config import from_tree, set_path
 from sememe.core.errors import ArtifactError, ConfigError, DataError, SememeError
+from sememe.pipeline.evaluate import metrics_tables
 from sememe.pipeline.recipe import EvaluationPlan, Recipe
 from sememe.pipeline.run import run_recipe
 from sememe.pipeline.stages import only_writer
@@ -44,6 +45,21 @@ def test_the_comparison_is_the_difference_of_the_rows(finished: Path) -> None:
         difference = ours[entry["metric"]] - theirs[entry["metric"]]
         assert entry["difference"] == pytest.approx(difference, abs=1e-9)
         assert entry["low"] <= entry["difference"] <= entry["high"]
+
+
+def test_the_mean_over_seeds_is_the_mean_of_the_rows(tiny: Recipe, world_files: Path, tmp_path: Path) -> None:
+    run_recipe(replace(tiny, seeds=(0, 3), baselines=()), data=world_files, out=tmp_path, say=lambda _: None)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert [(mean["split"], mean["mask_seen"], mean["seeds"]) for mean in metrics["means"]] == [
+        (split, mask_seen, 2) for split in ("valid", "test") for mask_seen in (False, True)
+    ]
+    for mean in metrics["means"]:
+        rows = [r for r in metrics["rows"] if (r["split"], r["mask_seen"]) == (mean["split"], mean["mask_seen"])]
+        assert [row["seed"] for row in rows] == [0, 3] and rows[0]["ndcg@10"] != rows[1]["ndcg@10"]
+        assert mean["ndcg@10"] == pytest.approx((rows[0]["ndcg@10"] + rows[1]["ndcg@10"]) / 2)
+        assert mean["ndcg@10_low"] < mean["ndcg@10"] < mean["ndcg@10_high"]
+    table = metrics_tables(metrics)[1]
+    assert list(table.columns[1].cells) == ["0", "3", "mean"]
 
 
 def test_the_recipe_of_a_run_is_kept_whole(finished: Path, tiny: Recipe) -> None:
