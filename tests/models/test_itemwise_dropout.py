@@ -1,0 +1,51 @@
+"""The dropout of the item-wise generator, which reads how many events an item has."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sememe.core.schema import ModelInputs
+from sememe.data.simulator import PlantedWorld
+from sememe.models.depth import Depth
+from sememe.models.itemwise import DENSE, SPARSE, ItemWise
+from sememe.nn.trunk import Trunk
+
+CODES = PlantedWorld(branching=(3, 3), items_per_leaf=3, num_users=5, events_per_user=(3, 9)).generate(seed=0).codes()
+ITEMS = CODES.num_items
+PART = ItemWise(
+    trunk=Trunk(layers=1, d_model=8, heads=2, ff=16, dropout=0.5, max_history=8),
+    dense_dropout=0.2,
+    depth=Depth(hidden=8),
+    content=False,
+)
+
+
+def dropout_of(part: ItemWise, *, events: float | None) -> float:
+    """Of the trunk, where an item that is met at all has so many events in the mean."""
+    counts = None
+    if events is not None:
+        counts = np.full(ITEMS, round(events), np.int64)
+        # An item that training never meets says nothing of how often the others are met.
+        counts[0] = 0
+    inputs = ModelInputs(num_users=5, num_items=ITEMS, codes=CODES, train_counts=counts)
+    return part.build(inputs, seed=0).trunk.config.dropout
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        (1, 0.5),
+        (SPARSE, 0.5),
+        (DENSE, 0.2),
+        (5000, 0.2),
+        (None, 0.5),
+        (45, round(0.5 - 0.3 * np.log(2.25) / np.log(5), 3)),
+    ],
+)
+def test_items_with_many_events_need_less_dropout(events: float | None, expected: float) -> None:
+    assert dropout_of(PART, events=events) == expected
+
+
+def test_without_the_rule_the_dropout_is_the_trunks() -> None:
+    assert dropout_of(replace(PART, dense_dropout=None), events=5000) == 0.5
