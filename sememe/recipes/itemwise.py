@@ -57,7 +57,7 @@ def itemwise(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
         name="itemwise",
         embed=Fuse(parts=(TextEmbedder(), CooccurrenceSvd()), neighbors=10),
         tokenizer=ResidualKMeans(),
-        collisions=CollisionToken(),
+        collisions=CollisionToken(most=65_536),
         model=ItemWise(trunk=Trunk(max_history=200), dense_dropout=0.2, cold_share=0.1),
         batches=SharedNegatives(SequenceBatches(max_history=200, targets_per_batch=768)),
         objective=ItemWiseLoss(),

@@ -22,19 +22,22 @@ class CollisionToken:
     """Append a level that numbers the items of each semantic tuple in the order of their item index, from 0."""
 
     size: int = 256
-    """Least codes of the added level; it gets more where more items share a tuple."""
-    most: int = 65_536
-    """So many codes at most: each costs every model that writes semantic IDs a vector."""
+    """Codes of the added level.  More items than that in one tuple are an error, so that a collapse shows,"""
+    most: int = 0
+    """unless this is larger: then the level grows, with a warning, up to so many codes, each of which costs a model a
+    vector.  For catalogues with items of which nothing is known: those all have one tuple."""
 
     def resolve(self, matrix: Int32Array, sizes: tuple[int, ...]) -> Codes:
         """Codes (I, L + 1) whose rows are all different, from semantic codes int32 (I, L).
 
         Raises:
-            ConfigError: not 1 <= size <= most.
-            DataError: more than `most` items share a tuple.
+            ConfigError: size is below 1, or most below 0.
+            DataError: more items share a tuple than can be told apart.
         """
-        if not 1 <= self.size <= self.most:
-            raise ConfigError(f"CollisionToken got size={self.size} and most={self.most}", fix="give 1 <= size <= most")
+        if self.size < 1 or self.most < 0:
+            raise ConfigError(
+                f"CollisionToken got size={self.size} and most={self.most}", fix="give size >= 1, most >= 0"
+            )
         groups = tuple_groups(matrix, sizes)
         number = _rank_in_group(groups).astype(np.int32)
         last = int(number.argmax())
@@ -49,13 +52,14 @@ class CollisionToken:
         )
 
     def _tell(self, sid: tuple[int, ...], items: int) -> None:
-        """Warn that so many items share the tuple `sid`, or refuse them where they are more than `most`."""
+        """Warn that so many items share the tuple `sid`, or refuse them where they are too many."""
+        limit = max(self.size, self.most)
         shared = f"{items} items share the semantic codes {sid}"
         mend = "give items a finer signal (more text fields, collaborative vectors), more levels or codes"
-        if items > self.most:
+        if items > limit:
             raise DataError(
-                f"{shared}, and the collision level tells at most {self.most} apart",
-                fix=f"{mend}, a `most` of {items}, or use KeepTied()",
+                f"{shared}, and the collision level tells at most {limit} apart",
+                fix=f"{mend}, a collision size of {items}, or use KeepTied()",
             )
         _log.warning(
             "%s: the collision level grows from %d codes to %d; to mend it, %s", shared, self.size, items, mend

@@ -47,7 +47,7 @@ def test_full_tuples_are_unique_and_equal_the_slow_count(rows: list[tuple[int, i
 def test_the_level_grows_to_the_largest_group_and_says_so(
     size: int, grown: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    codes = CollisionToken(size=size).resolve(MATRIX, (2, 3))
+    codes = CollisionToken(size=size, most=4).resolve(MATRIX, (2, 3))
     assert codes.codebook_sizes == (2, 3, grown)
     assert codes.matrix[:, 2].tolist() == [0, 0, 1, 0, 2, 1]
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
@@ -61,12 +61,13 @@ def test_the_level_grows_to_the_largest_group_and_says_so(
 
 
 def test_overflow_names_the_group_and_the_way_out() -> None:
-    with pytest.raises(DataError, match=r"3 items share the semantic codes \(1, 2\).*at most 2 apart") as caught:
-        CollisionToken(size=2, most=2).resolve(MATRIX, (2, 3))
-    assert "a `most` of 3, or use KeepTied()" in str(caught.value)
+    for part in (CollisionToken(size=2), CollisionToken(size=1, most=2)):
+        with pytest.raises(DataError, match=r"3 items share the semantic codes \(1, 2\).*at most 2 apart") as caught:
+            part.resolve(MATRIX, (2, 3))
+        assert "a collision size of 3, or use KeepTied()" in str(caught.value)
 
 
-@pytest.mark.parametrize(("size", "most"), [(0, 4), (5, 4)])
+@pytest.mark.parametrize(("size", "most"), [(0, 4), (5, -1)])
 def test_sizes_that_cannot_be_are_refused(size: int, most: int) -> None:
     with pytest.raises(ConfigError, match=f"size={size} and most={most}"):
         CollisionToken(size=size, most=most).resolve(MATRIX, (2, 3))
@@ -75,7 +76,7 @@ def test_sizes_that_cannot_be_are_refused(size: int, most: int) -> None:
 def test_more_than_256_items_with_one_tuple_are_kept_reported_and_found(tmp_path: Path) -> None:
     """All that reads codes goes by the real size of the level: files, report, search and both generators."""
     semantic = np.array([[0, 0]] * 700 + [[1, 2], [1, 1]], np.int32)
-    codes = CollisionToken().resolve(semantic, (2, 3))
+    codes = CollisionToken(most=1000).resolve(semantic, (2, 3))
     assert codes.codebook_sizes == (2, 3, 700)
     save_codes(tmp_path, codes)
     loaded = load_codes(tmp_path)
