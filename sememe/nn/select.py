@@ -40,16 +40,25 @@ def select_best(scores: Tensor, *, k: int) -> Selected:
     Raises:
         ArtifactError: a score is not a number.
     """
-    best = torch.topk(scores, k, dim=1).values
+    best = torch.topk(scores, k, dim=1)
     # topk puts NaN first, so that the first column tells about the whole row.
-    refuse_nan(best[:, 0])
-    edge = best[:, -1:]
+    refuse_nan(best.values[:, 0])
+    columns = best.indices.sort(dim=1).values
+    edge = best.values[:, -1:]
+    # Only where more columns than k reach the edge did topk have a choice.
+    open_rows = ((scores >= edge).sum(dim=1) > k).nonzero().squeeze(1)
+    if len(open_rows):
+        columns[open_rows] = _lowest_at_edge(scores[open_rows], edge[open_rows], k=k)
+    return Selected(values=scores.gather(1, columns), columns=columns)
+
+
+def _lowest_at_edge(scores: Tensor, edge: Tensor, *, k: int) -> Tensor:
+    """(N, k) columns, ascending: all above `edge` (N, 1), and the lowest of those that equal it."""
     above = scores > edge
     at_edge = scores == edge
     room = k - above.sum(dim=1, keepdim=True)
     chosen = above | (at_edge & (at_edge.cumsum(dim=1) <= room))
-    columns = chosen.nonzero()[:, 1].view(len(scores), k)
-    return Selected(values=scores.gather(1, columns), columns=columns)
+    return chosen.nonzero()[:, 1].view(len(scores), k)
 
 
 def rank_best(scores: Tensor, *, k: int) -> Selected:
