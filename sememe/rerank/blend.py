@@ -107,7 +107,9 @@ class Blend:
         requests = list(requests)
         judged = judge_candidates(untrained, model, requests, device=device)
         rehearsed = self._rehearse(model, requests, evidence=evidence, device=device, seed=seed)
-        estimate = cross_fit(self, judged, seed=seed, scratch=scratch, rehearsed=rehearsed)
+        estimate = cross_fit(
+            self.training(), judged, ordered=self.candidates, seed=seed, scratch=scratch, rehearsed=rehearsed
+        )
         net = self.training().run(judged.joined(rehearsed), seed=seed, scratch=scratch / "all")
         if not estimate or estimate["ndcg@10"] < estimate["mixture_ndcg@10"]:
             _log.warning("the network is not estimated to beat the mixture that it starts from: the mixture stays")
@@ -305,9 +307,10 @@ def judge_candidates(
 
 
 def cross_fit(
-    blend: Blend,
+    training: BlendTraining,
     judged: JudgedCandidates,
     *,
+    ordered: int,
     seed: int,
     scratch: Path,
     rehearsed: JudgedCandidates | None = None,
@@ -315,6 +318,7 @@ def cross_fit(
     """Mean metrics at 10 of requests by a network fitted on the other half, and of the mixture that it starts from
     ("mixture_..."); none where a half has no answer.
 
+    ordered: how many candidates of a request are ordered.
     rehearsed: some of the requests once more with items made new, to fit on but not to judge on.
     """
     order = torch.from_numpy(generator(seed, "blend-halves").permutation(len(judged.targets)))
@@ -322,7 +326,6 @@ def cross_fit(
     if len(halves) < 2 or not all(bool(answered[half].any()) for half in halves):
         return {}
     values: dict[str, list[npt.NDArray[np.float64]]] = {}
-    training = blend.training()
     for number, (fitted_on, held_out) in enumerate((halves, halves[::-1])):
         again = None if rehearsed is None else rehearsed.take(torch.isin(rehearsed.requests, fitted_on).nonzero()[:, 0])
         half = judged.take(fitted_on)
@@ -332,7 +335,7 @@ def cross_fit(
             "mixture_": training.start(half, seed=seed),
         }
         for prefix, net in nets.items():
-            ranked = order_candidates(net, held.features, held.items, k=10, ordered=blend.candidates)
+            ranked = order_candidates(net, held.features, held.items, k=10, ordered=ordered)
             for name, per_row in rank_metrics(ranked, held.targets, ks=(10,)).items():
                 values.setdefault(prefix + name, []).append(per_row)
     return {name: float(np.concatenate(parts).mean()) for name, parts in values.items()}

@@ -221,8 +221,10 @@ def test_a_rehearsal_is_not_judged(tmp_path: Path) -> None:
     blend = fitted(replace(PLAN, epochs=1, rehearse_every=0), tmp_path / "fit")
     judged = judge_candidates(blend, model, requests(ASKED), device=CPU)
     hopeless = replace(judged, targets=np.full_like(judged.targets, PAD))
-    alone = cross_fit(PLAN, judged, seed=0, scratch=tmp_path / "alone")
-    both = cross_fit(PLAN, judged, seed=0, scratch=tmp_path / "both", rehearsed=hopeless)
+    alone = cross_fit(PLAN.training(), judged, ordered=PLAN.candidates, seed=0, scratch=tmp_path / "alone")
+    both = cross_fit(
+        PLAN.training(), judged, ordered=PLAN.candidates, seed=0, scratch=tmp_path / "both", rehearsed=hopeless
+    )
     assert both.keys() == alone.keys()
     for name, value in alone.items():
         # They take part in mean and deviation, which are the same for twice the same features, up to rounding.
