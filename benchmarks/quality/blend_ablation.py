@@ -20,8 +20,7 @@ from rich.table import Table
 from benchmarks.header import header, run_command, write_output
 from sememe.data.batches import request_batches
 from sememe.pipeline.opened import open_run, read_json
-from sememe.rerank.blend import Blend, FittedBlend, cross_fit, judge_candidates
-from sememe.rerank.blend_net import JudgedCandidates
+from sememe.rerank.blend import MIXTURE, FittedBlend, cross_fit, judge_candidates
 
 HERE = Path(__file__).resolve().parent
 
@@ -61,7 +60,11 @@ def measure(run: Path, *, seed: int) -> dict[str, dict[str, float]]:
     blend = recommender.rerank
     assert isinstance(blend, FittedBlend), "the run's recipe has a Blend"
     requests = request_batches(
-        opened.world.split, opened.world.split.valid, max_history=recommender.max_history, batch_size=plan.batch_size
+        opened.world.split,
+        opened.world.split.valid,
+        max_history=recommender.max_history,
+        batch_size=plan.batch_size,
+        events=recommender.events,
     )
     recommender.model.eval()
     judged = judge_candidates(blend, recommender.model, requests, device=recommender.device)
@@ -70,10 +73,14 @@ def measure(run: Path, *, seed: int) -> dict[str, dict[str, float]]:
         columns = [blend.names.index(name) for name in variant.features]
         # Each feature is there twice: as it is, and times the log of the history's length.
         columns += [len(blend.names) + column for column in columns]
-        chosen = JudgedCandidates(judged.items, judged.features[:, :, columns].contiguous(), judged.targets)
-        part: Blend = replace(blend.config, hidden=variant.hidden)
+        chosen = replace(judged, features=judged.features[:, :, columns].contiguous())
+        # Without the mixture among what it reads, the network starts from nothing.
+        start = columns.index(MIXTURE) if MIXTURE in columns else None
+        training = replace(blend.config.training(), hidden=variant.hidden, starts_from=start)
         with tempfile.TemporaryDirectory() as scratch:
-            found[variant.label] = cross_fit(part, chosen, seed=seed, scratch=Path(scratch))
+            found[variant.label] = cross_fit(
+                training, chosen, ordered=blend.config.candidates, seed=seed, scratch=Path(scratch)
+            )
         show(found)
     return found
 

@@ -193,3 +193,7 @@ class ModelInputs:
     """(I, dim)"""
     train_counts: Int64Array | None = None
     """(I,) training events of each item."""
+    num_actions: int = 0
+    """Values of the event input "action", the unknown one among them; 0 where the data has no event types."""
+    num_gaps: int = 0
+    """Values of the event input "gap", the unknown one among them; 0 where the data has no times."""

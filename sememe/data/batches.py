@@ -8,7 +8,7 @@ Shape legend: N rows of a batch, T history positions (the longest in the batch),
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import PAD, Batch, Codes, Int32Array, Int64Array, Interactions
 from sememe.core.seeding import generator
+from sememe.data.event_inputs import EventInput, check_events, padded_event_inputs
 from sememe.data.ranges import chunks, padded
 from sememe.data.splits import Examples, Split
 
@@ -45,16 +46,20 @@ class PrefixBatches:
     set, of every `stride`-th counted back from the last one where that is not 1.
 
     Batch keys: "history" int32 (N, T) item indices, left-aligned, PAD after the end; "lengths" int32 (N,);
-    "user" int32 (N,); "target" int32 (N,).
+    "user" int32 (N,); "target" int32 (N,); and each of `events`, as `SequenceBatches` says.
     """
 
     batch_size: int = 256
     max_history: int = 20
     targets_per_user: int | None = None
     stride: int = 1
+    events: tuple[EventInput, ...] = ()
 
     def source(self, train: Interactions, *, seed: int) -> "SpanSource":
-        """The source over a training part.  Raises DataError where no user has two events."""
+        """The source over a training part.
+
+        Raises DataError where no user has two events, or where `events` names what the log does not know.
+        """
         _check_positive(batch_size=self.batch_size, max_history=self.max_history, stride=self.stride)
         if self.targets_per_user is not None:
             _check_positive(targets_per_user=self.targets_per_user)
@@ -62,7 +67,9 @@ class PrefixBatches:
         if self.targets_per_user is not None:
             pairs = np.minimum(pairs, self.targets_per_user)
         spans = _Spans(train, per_user=-(-pairs // self.stride), stride=self.stride, width=self.max_history)
-        return SpanSource(spans, batch_size=self.batch_size, seed=seed, make=_prefix_batch)
+        check_events(train, self.events)
+        make = partial(_prefix_batch, train, events=self.events)
+        return SpanSource(spans, batch_size=self.batch_size, seed=seed, make=make)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class SequenceBatches:
     as many published SASRec implementations do.  A piece does not see the pieces before it.
 
     Batch keys: "history" int32 (N, T) inputs, left-aligned, PAD after the end; "targets" int32 (N, T) the event after
-    each input, PAD where there is no input; "lengths" int32 (N,) inputs; "user" int32 (N,).
+    each input, PAD where there is no input; "lengths" int32 (N,) inputs; "user" int32 (N,); and each of `events`, int32
+    (N, T): what is known of the input itself, never of its target, 0 where nothing is and after the end.
     """
 
     batch_size: int = 128
@@ -84,9 +92,15 @@ class SequenceBatches:
     targets_per_batch: int | None = None
     """Where set, it decides about the rows in place of `batch_size`: a batch has as many as hold about so many targets
     in the mean over the data at hand, so that steps are alike on short and on long histories."""
+    events: tuple[EventInput, ...] = ()
+    """What batches also say of each event: "action", what was done, and "gap", how long after the user's event before
+    (see `sememe.data.event_inputs`).  For models that read it."""
 
     def source(self, train: Interactions, *, seed: int) -> "SpanSource":
-        """The source over a training part.  Raises DataError where no user has two events."""
+        """The source over a training part.
+
+        Raises DataError where no user has two events, or where `events` names what the log does not know.
+        """
         _check_positive(batch_size=self.batch_size, max_history=self.max_history)
         if self.targets_per_batch is not None:
             _check_positive(targets_per_batch=self.targets_per_batch)
@@ -99,7 +113,9 @@ class SequenceBatches:
         if self.long_sequences == "last":
             pieces = np.minimum(pieces, 1)
         spans = _Spans(train, per_user=pieces, stride=self.max_history, width=self.max_history)
-        return SpanSource(spans, batch_size=self._rows(spans), seed=seed, make=_sequence_batch)
+        check_events(train, self.events)
+        make = partial(_sequence_batch, train, events=self.events)
+        return SpanSource(spans, batch_size=self._rows(spans), seed=seed, make=make)
 
     def _rows(self, spans: "_Spans") -> int:
         if self.targets_per_batch is None or len(spans) == 0:
@@ -124,7 +140,6 @@ class _Spans:
     """
 
     def __init__(self, log: Interactions, *, per_user: Int64Array, stride: int, width: int) -> None:
-        self.items = log.items
         self._offsets = log.offsets
         self._stride = stride
         self._width = width
@@ -154,9 +169,7 @@ class _Spans:
 class SpanSource:
     """A BatchSource over examples that are spans of a log; keeps the order of one epoch, the current one."""
 
-    def __init__(
-        self, spans: _Spans, *, batch_size: int, seed: int, make: Callable[[Int32Array, _Rows], Batch]
-    ) -> None:
+    def __init__(self, spans: _Spans, *, batch_size: int, seed: int, make: Callable[[_Rows], Batch]) -> None:
         if len(spans) == 0:
             raise DataError(
                 "the training part holds no example: no user has two events to learn a next event from",
@@ -185,7 +198,7 @@ class SpanSource:
         order = self._epoch_order(epoch)
         batch = int(order.batches[place])
         examples = order.examples[batch * self._batch_size : (batch + 1) * self._batch_size]
-        return self._make(self._spans.items, self._spans.rows(examples))
+        return self._make(self._spans.rows(examples))
 
     def _order(self, epoch: int) -> "_EpochOrder":
         """Shuffle all examples, sort windows of them by length, shuffle the batches."""
@@ -209,19 +222,20 @@ class _EpochOrder:
     batches: Int64Array
 
 
-def _prefix_batch(items: Int32Array, rows: _Rows) -> Batch:
-    return _history(items, rows) | {"target": items[rows.ends]}
+def _prefix_batch(log: Interactions, rows: _Rows, *, events: tuple[str, ...]) -> Batch:
+    return _history(log, rows, events=events) | {"target": log.items[rows.ends]}
 
 
-def _sequence_batch(items: Int32Array, rows: _Rows) -> Batch:
-    return _history(items, rows) | {"targets": padded(items, rows.starts + 1, rows.ends + 1)}
+def _sequence_batch(log: Interactions, rows: _Rows, *, events: tuple[str, ...]) -> Batch:
+    return _history(log, rows, events=events) | {"targets": padded(log.items, rows.starts + 1, rows.ends + 1)}
 
 
-def _history(items: Int32Array, rows: _Rows) -> dict[str, npt.NDArray[np.generic]]:
+def _history(log: Interactions, rows: _Rows, *, events: tuple[str, ...]) -> dict[str, npt.NDArray[np.generic]]:
     return {
-        "history": padded(items, rows.starts, rows.ends),
+        "history": padded(log.items, rows.starts, rows.ends),
         "lengths": (rows.ends - rows.starts).astype(np.int32),
         "user": rows.users,
+        **padded_event_inputs(log, events, starts=rows.starts, ends=rows.ends),
     }
 
 
@@ -256,7 +270,8 @@ class EvalBatch:
     """Some requests of an evaluation, what they have seen and what is to be found."""
 
     batch: Batch
-    """"history" int32 (N, T) the last `max_history` known events, "lengths" int32 (N,), "user" int32 (N,)."""
+    """"history" int32 (N, T) the last `max_history` known events, "lengths" int32 (N,), "user" int32 (N,), and what was
+    asked for of each event, int32 (N, T)."""
     seen: Int32Array
     """(N, S) every item of the whole known history, PAD after the end; an item may occur twice."""
     targets: Int32Array
@@ -266,11 +281,17 @@ class EvalBatch:
 
 
 def request_batches(
-    source: Split | Interactions, examples: Examples, *, max_history: int, batch_size: int
+    source: Split | Interactions,
+    examples: Examples,
+    *,
+    max_history: int,
+    batch_size: int,
+    events: tuple[str, ...] = (),
 ) -> Iterator[EvalBatch]:
     """Cut `examples` into batches of similar history length, the longest first, so that memory peaks at the start.
 
     source: the whole log (or the split made from it), not its training part: histories and targets are read from it.
+    events: what batches also say of each known event; see `SequenceBatches`.
     """
     _check_positive(max_history=max_history, batch_size=batch_size)
     log = source.interactions if isinstance(source, Split) else source
@@ -282,7 +303,7 @@ def request_batches(
         known, ends = begin + examples.starts[rows], begin + examples.ends[rows]
         assert bool(np.all(ends <= log.offsets[users + 1])), "an example lies outside its user's events"
         yield EvalBatch(
-            batch=_history(log.items, _Rows(users, np.maximum(known - max_history, begin), known)),
+            batch=_history(log, _Rows(users, np.maximum(known - max_history, begin), known), events=events),
             seen=padded(log.items, begin, known),
             targets=padded(log.items, known, ends),
             rows=rows.astype(np.int64),

@@ -18,6 +18,7 @@ from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, Batch, Interactions
 from sememe.core.seeding import generator
 from sememe.data.batches import BatchSource, SequenceBatches
+from sememe.data.event_inputs import EventInput
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,12 @@ class SharedNegatives:
     def max_history(self) -> int:
         return self.batches.max_history
 
+    @property
+    def events(self) -> tuple[EventInput, ...]:
+        return self.batches.events
+
     def source(self, train: Interactions, *, seed: int) -> "NegativesSource":
-        """The source over a training part.  Raises DataError where no user has two events."""
+        """The source over a training part; errors as those of `batches`."""
         if self.negatives < 1:
             raise ConfigError(f"negatives must be at least 1, got {self.negatives}", fix="set negatives to 1024, say")
         counts = np.bincount(train.items, minlength=train.num_items)

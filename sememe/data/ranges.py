@@ -13,8 +13,8 @@ CHUNK_EVENTS = 4_000_000
 """Events looked at together where a pass runs over a log that may be larger than memory."""
 
 
-def padded(values: Int32Array, starts: Int64Array, ends: Int64Array) -> Int32Array:
-    """(N, W) the slices `values[starts[n]:ends[n]]`, left-aligned, PAD after the end; W is the longest, at least 1.
+def padded(values: Int32Array, starts: Int64Array, ends: Int64Array, *, fill: int = PAD) -> Int32Array:
+    """(N, W) the slices `values[starts[n]:ends[n]]`, left-aligned, `fill` after the end; W is the longest, at least 1.
 
     starts, ends: (N,) with 0 <= starts <= ends <= len(values).
     """
@@ -25,8 +25,8 @@ def padded(values: Int32Array, starts: Int64Array, ends: Int64Array) -> Int32Arr
     # Cells after the end read position 0 and are overwritten, so that no index leaves the array.
     places = np.where(inside, starts[:, None] + columns, 0)
     if len(values) == 0:
-        return np.full(places.shape, PAD, np.int32)
-    return np.where(inside, values[places], np.int32(PAD)).astype(np.int32, copy=False)
+        return np.full(places.shape, fill, np.int32)
+    return np.where(inside, values[places], np.int32(fill)).astype(np.int32, copy=False)
 
 
 def flat_positions(starts: Int64Array, ends: Int64Array) -> Int64Array:

@@ -3,8 +3,13 @@
 A new item has content and no vector of its own.  So that a model learns to go by content alone, training takes the own
 vector away from some items at random (as DropoutNet, Volkovs et al., NIPS 2017, does with latent factors).
 
+An own vector starts at random, or at the item's content in the model's width, so that what is learned from few events
+is a correction of what the content says.
+
 Shape legend: I items, M of them, V width of the given vectors, D width of the model.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +32,12 @@ class ItemTable(nn.Module):
         content: bool,
         known_items: BoolArray | None,
         cold: float = 0.0,
+        start: Literal["random", "content"] = "random",
     ) -> None:
         """known_items: (I,) whether the training part holds the item; the others start, and stay, at zero.
 
         cold: share of items that lose their own vector in each training step.
+        start: where own vectors start; with "content", those of items without any start at random all the same.
         """
         super().__init__()
         self.cold = cold
@@ -40,24 +47,17 @@ class ItemTable(nn.Module):
         self.own = nn.Embedding(inputs.num_items, d_model) if own else None
         if self.own is not None:
             nn.init.normal_(self.own.weight, std=d_model**-0.5)
+            if start == "content":
+                unit = _unit_content(inputs, otherwise="model.start=random")
+                has_content = unit.any(1)
+                self.own.weight.data[has_content] = _in_width(unit, d_model)[has_content]
             if known_items is not None:
                 self.own.weight.data[torch.from_numpy(~known_items)] = 0.0
         self.project: nn.Linear | None = None
         if content:
-            if inputs.item_vectors is None:
-                raise ConfigError(
-                    "the model projects item vectors, and there are none",
-                    fix="add an embedder to the recipe, or set model.content=false",
-                )
-            vectors = torch.from_numpy(inputs.item_vectors)
-            # What all items share says nothing about any of them.
-            known = vectors.any(1, keepdim=True)
-            shared = vectors[known.squeeze(1)].mean(0) if bool(known.any()) else 0.0
-            centered = (vectors - shared) * known
-            unit = centered / centered.norm(dim=1, keepdim=True).clamp(min=1e-6)
             # Not saved: the vectors are an artifact of their own.
-            self.register_buffer("content", unit, persistent=False)
-            self.project = nn.Linear(vectors.shape[1], d_model, bias=False)
+            self.register_buffer("content", _unit_content(inputs, otherwise="model.content=false"), persistent=False)
+            self.project = nn.Linear(self.content.shape[1], d_model, bias=False)
             nn.init.normal_(self.project.weight, std=d_model**-0.5)
 
     def forward(self, items: Tensor) -> Tensor:
@@ -78,3 +78,33 @@ class ItemTable(nn.Module):
             return vectors
         # Not scaled up, as dropout would: what is left must look as it does when a new item is met.
         return vectors * (torch.rand(len(items), 1, device=items.device) >= self.cold)
+
+
+def _unit_content(inputs: ModelInputs, *, otherwise: str) -> Tensor:
+    """(I, V) the item vectors, centred and of unit length; zero where an item has none.
+
+    otherwise: the setting that does without them, for the ConfigError where there are none at all.
+    """
+    if inputs.item_vectors is None:
+        raise ConfigError(
+            "the model projects item vectors, and there are none",
+            fix=f"add an embedder to the recipe, or set {otherwise}",
+        )
+    vectors = torch.from_numpy(inputs.item_vectors)
+    # What all items share says nothing about any of them.
+    known = vectors.any(1, keepdim=True)
+    shared = vectors[known.squeeze(1)].mean(0) if bool(known.any()) else 0.0
+    centered = (vectors - shared) * known
+    unit: Tensor = centered / centered.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    return unit
+
+
+def _in_width(unit: Tensor, width: int) -> Tensor:
+    """(I, width) `unit` (I, V) along its leading principal directions, scaled to a mean square length of 1 over the
+    items that have content; the columns beyond V are zero."""
+    # About the origin, not about the mean: what is to be kept are the products of the vectors.
+    _, directions = torch.linalg.eigh(unit.T.double() @ unit.double())
+    leading = directions.flip(1)[:, :width].to(unit.dtype)
+    mapped = nn.functional.pad(unit @ leading, (0, max(0, width - unit.shape[1])))
+    length = mapped.square().sum(1)[unit.any(1)].mean().sqrt()
+    return mapped / length.clamp(min=1e-6)

@@ -4,7 +4,8 @@ Where TIGER (arXiv 2305.05065) spends four positions and an encoder-decoder on a
 sum of its code embeddings, an embedding of its own and its projected content; a causal transformer is trained at every
 position at once (as SASRec, arXiv 1808.09781); and a small decoder writes the codes from the position's vector alone
 (the layout of RQ-Transformer, arXiv 2203.01941).  The same position also scores items directly, against the very
-vectors that the trunk reads: one model retrieves by codes and ranks by items.
+vectors that the trunk reads: one model retrieves by codes and ranks by items.  Where asked for, the trunk also reads
+what was done with each item and how long after the one before; candidates have no such thing.
 
 What is known of cold items: an item that the training part never holds has no embedding of its own, is not among
 the negatives, and does not take part in the normalisation while training; its codes and its content speak for it.
@@ -17,6 +18,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, ModelInputs
 from sememe.core.seeding import derive_seed
+from sememe.data.event_inputs import UNKNOWN
 from sememe.models.code_nodes import CodeNodes
 from sememe.models.depth import CodeHead, Depth, exact
 from sememe.models.item_table import ItemTable
@@ -34,6 +37,9 @@ from sememe.nn.trunk import Trunk
 
 SPARSE, DENSE = 20.0, 100.0
 """Training events per item: of Amazon's 5-core sets it is 7 to 12, of MovieLens-1M 300."""
+
+EVENT_STD = 0.02
+"""Of the tables of event inputs to begin with: small beside item vectors, whose length is about 1."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,16 +61,53 @@ class ItemWise:
     cold_share: float = 0.0
     """Share of items, drawn anew in each training step, that lose all that is their own, so that the model learns to
     go by codes and content, as it has to for a new item."""
+    start: Literal["random", "content"] = "random"
+    """Where an item's own vector starts: at random, or at its content, mapped into the width of the trunk."""
+    actions: bool = False
+    """Whether the trunk reads what was done with each item; batches have to hold "action" (their field `events`)."""
+    gaps: bool = False
+    """Whether the trunk reads the time since the user's event before; batches have to hold "gap"."""
+
+    @property
+    def reads_events(self) -> tuple[str, ...]:
+        """Names of the event inputs that batches have to hold."""
+        return tuple(name for name, read in (("action", self.actions), ("gap", self.gaps)) if read)
 
     def build(self, inputs: ModelInputs, *, seed: int) -> "ItemWiseModel":
-        """A model with fresh weights; equal seeds give equal weights.  Raises ConfigError where codes are missing."""
+        """A model with fresh weights; equal seeds give equal weights.
+
+        Raises ConfigError where something that the settings ask for is not in `inputs`, codes to begin with.
+        """
         if inputs.codes is None:
             raise ConfigError("ItemWise writes semantic IDs, and there are none", fix="add a tokenizer to the recipe")
         if not 0.0 <= self.cold_share < 1.0:
             raise ConfigError(f"cold_share is {self.cold_share}, not at least 0 and below 1", fix="set 0.1, say, or 0")
+        self._check_start()
+        self._check_events(inputs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "itemwise"))
             return ItemWiseModel(replace(self, trunk=self._trunk_for(inputs)), inputs)
+
+    def _check_start(self) -> None:
+        if self.start not in ("random", "content"):
+            raise ConfigError(f"start is {self.start!r}", fix='set it to "random" or "content"')
+        if self.start == "content" and not self.item_embedding:
+            raise ConfigError(
+                'start is "content", and items have no vector of their own that could start there',
+                fix="set model.item_embedding=true or model.start=random",
+            )
+
+    def _check_events(self, inputs: ModelInputs) -> None:
+        if self.actions and inputs.num_actions == 0:
+            raise ConfigError(
+                "the model reads actions, and the data does not say what was done",
+                fix="name the column that does (event_type), or set model.actions=false and leave it out of events",
+            )
+        if self.gaps and inputs.num_gaps == 0:
+            raise ConfigError(
+                "the model reads time gaps, and the data has no times",
+                fix="name the time column, or set model.gaps=false and leave it out of events",
+            )
 
     def _trunk_for(self, inputs: ModelInputs) -> Trunk:
         if self.dense_dropout is None or inputs.train_counts is None:
@@ -116,14 +159,19 @@ class ItemWiseModel(nn.Module):
             content=config.content,
             known_items=known,
             cold=config.cold_share,
+            start=config.start,
         )
         self.repeat_bias = RepeatBias()
+        # Made last, so that all other weights are those of a model without them.
+        sizes = {"action": inputs.num_actions, "gap": inputs.num_gaps}
+        self.events = nn.ModuleDict({name: _event_table(sizes[name], width) for name in config.reads_events})
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the two heads say of the targets of a training batch.
 
         batch: "history" (N, T) item indices, left-aligned; "targets" (N, T), PAD where none; "candidates" (C,) items to
-        be told from the target, the targets among them; "target_places" (N, T) where in "candidates" each target is.
+        be told from the target, the targets among them; "target_places" (N, T) where in "candidates" each target is;
+        (N, T) each of the event inputs that the model reads.
         Returns "code_log_probs" (P, L) and "item_logits" (P, C), by row and position, and "places" (P,).
         """
         history, candidates = batch["history"], batch["candidates"].long()
@@ -133,8 +181,8 @@ class ItemWiseModel(nn.Module):
             torch.cat([candidates, history.flatten().clamp(min=0).long()]), return_inverse=True
         )
         vectors = self._vectors(mentioned)
-        inputs = vectors[index[len(candidates) :]].view(*history.shape, -1)
-        hidden = self.trunk(inputs * inputs.shape[-1] ** 0.5).flatten(0, 1)[places]
+        read = vectors[index[len(candidates) :]].view(*history.shape, -1)
+        hidden = self._follow_history(read, batch).flatten(0, 1)[places]
         logits = exact(hidden @ vectors[index[: len(candidates)]].T)
         return {
             "code_log_probs": self.writer.log_probs(hidden, batch["targets"].flatten()[places].long()),
@@ -149,6 +197,13 @@ class ItemWiseModel(nn.Module):
         for level, table in enumerate(self.writer.read):
             vectors = vectors + table(codes[:, level])
         return vectors
+
+    def _follow_history(self, vectors: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """(N, T, D) what the trunk says after each of the items with `vectors` (N, T, D)."""
+        for name, table in self.events.items():
+            vectors = vectors + table(batch[name].long())
+        hidden: Tensor = self.trunk(vectors * vectors.shape[-1] ** 0.5)
+        return hidden
 
     def _add_repeat_bias(self, logits: Tensor, history: Tensor, candidates: Tensor, places: Tensor) -> Tensor:
         """`logits` (P, C) with the bias on candidates that the row has read up to the position, once each."""
@@ -167,7 +222,7 @@ class ItemWiseModel(nn.Module):
         )
 
     def encode(self, batch: Mapping[str, Tensor]) -> WritingState:
-        """Read the histories of "history" (N, T) and "lengths" (N,): the state before the first code."""
+        """Read the histories of "history" and event inputs (N, T), "lengths" (N,): the state before the first code."""
         hidden = self._last(batch)
         root = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
         return WritingState(hidden=hidden, prefix=hidden.new_zeros(len(hidden), 1, 0, hidden.shape[1]), nodes=root)
@@ -214,6 +269,13 @@ class ItemWiseModel(nn.Module):
         """(N, D) what the trunk says after the last item; the zero vector for an empty history."""
         history = batch["history"]
         vectors = self._vectors(history.flatten().clamp(min=0).long())
-        vectors = vectors.view(*history.shape, vectors.shape[-1])
-        hidden = self.trunk(vectors * vectors.shape[-1] ** 0.5)
+        hidden = self._follow_history(vectors.view(*history.shape, vectors.shape[-1]), batch)
         return last_position(hidden, batch["lengths"])
+
+
+def _event_table(size: int, width: int) -> nn.Embedding:
+    """A small vector for each value but the first, which stands for what is not known and says nothing."""
+    table = nn.Embedding(size, width, padding_idx=UNKNOWN)
+    nn.init.normal_(table.weight, std=EVENT_STD)
+    table.weight.data[UNKNOWN] = 0.0
+    return table

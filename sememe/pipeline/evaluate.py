@@ -67,7 +67,11 @@ def judge(
     per_row: dict[str, npt.NDArray[np.float64]] = {}
     seen_targets = 0
     requests = request_batches(
-        split.interactions, examples, max_history=recommender.max_history, batch_size=plan.batch_size
+        split.interactions,
+        examples,
+        max_history=recommender.max_history,
+        batch_size=plan.batch_size,
+        events=recommender.events,
     )
     for request in requests:
         ranked = _rank_whole_ties(recommender, request, depth=depth, mask_seen=mask_seen)

@@ -14,6 +14,7 @@ from sememe.core.artifact import Manifest, read_artifact
 from sememe.core.config import from_tree
 from sememe.core.errors import ArtifactError, ConfigError, DataError, did_you_mean
 from sememe.core.schema import Int32Array
+from sememe.data.event_inputs import user_event_inputs
 from sememe.pipeline.judging import readings
 from sememe.pipeline.prepare import World, open_items, open_world
 from sememe.pipeline.recipe import Recipe
@@ -46,7 +47,8 @@ class Run:
 
         Args:
             user: an id of the data; the whole history of this user is read.
-            history: item ids, for somebody whom the model does not know.  Give this or `user`.
+            history: item ids, for somebody whom the model does not know.  Give this or `user`.  What was done with
+                them, and when, is unknown to a model that reads it.
             k: how many items.
             repeat_seen: whether items of the history may come back.
 
@@ -62,16 +64,19 @@ class Run:
             raise ConfigError(f"recommend got {given} of user and history", fix="give exactly one of the two")
         if k < 1:
             raise ConfigError(f"k is {k}, and at least 1 item must be asked for", fix="give k >= 1")
-        users = None
+        users, events = None, None
         if user is not None:
             index = self._index(self.world.interactions.user_ids, user, what="user")
             items = np.asarray(self.world.interactions.history(index))
             users = np.array([index], np.int32)
+            known = user_event_inputs(self.world.interactions, self.recommender.events, user=index)
+            events = {name: [values] for name, values in known.items()}
         else:
             items = self._items(history or [])
         if len(items) == 0:
             raise DataError("the history is empty, and the model needs at least one item", fix="give a history")
-        ranked = self.recommender.recommend([items], users=users, k=k, leave_out=None if repeat_seen else [items])
+        leave_out = None if repeat_seen else [items]
+        ranked = self.recommender.recommend([items], users=users, k=k, leave_out=leave_out, events=events)
         frame = ranked.to_frame(pl.Series([""]), self.world.interactions.item_ids)
         titles = [self.world.catalog.title(int(item)) for item in ranked.items[0] if item >= 0]
         return frame.select("rank", "item", pl.Series("title", titles, dtype=pl.String), "score", "source")

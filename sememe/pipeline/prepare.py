@@ -14,6 +14,7 @@ from sememe.core.errors import DataError
 from sememe.core.schema import Catalog, Codes, FloatArray, Int64Array, Interactions, ModelInputs
 from sememe.data.datasets import ResolvedDataset, check_counts, resolve_dataset
 from sememe.data.dropped import Dropped
+from sememe.data.event_inputs import count_actions, count_gaps
 from sememe.data.index import build_interactions
 from sememe.data.readers import Tables, open_tables
 from sememe.data.splits import Examples, Split, check_no_leak
@@ -62,6 +63,8 @@ class ItemSpace:
             codes=self.codes,
             item_vectors=self.vectors,
             train_counts=world.train_counts(),
+            num_actions=count_actions(world.interactions),
+            num_gaps=count_gaps(world.interactions),
         )
 
 

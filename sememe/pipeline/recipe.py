@@ -58,7 +58,8 @@ class NeuralPart(Protocol):
     """The description of a network; `build` makes the torch module.
 
     Where the module or its objective reads "target_codes", the description has `reads_target_codes = True` as a class
-    attribute, and training batches carry them.
+    attribute, and training batches carry them.  Where the module reads inputs of events, the description names them as
+    `reads_events`, and the recipe's batches hold them as `events`.
     """
 
     def build(self, inputs: ModelInputs, *, seed: int) -> Any: ...

@@ -1,9 +1,9 @@
 """The one way from a history to recommended items: evaluation, the command line and the server all call it.
 
-Legend: N rows, T items of the longest history, S seen items, K recommendations.
+Legend: N rows, T items of the longest history, t items of a row's history, S seen items, K recommendations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sememe.core.schema import PAD, Batch, Int32Array, Ranked
+from sememe.data.event_inputs import UNKNOWN
 from sememe.data.ranges import padded
 from sememe.pipeline.recipe import Decoder, FittedReranker
 from sememe.train.device import to_tensors
@@ -30,12 +31,14 @@ class Recommender:
     device: torch.device
     rerank: FittedReranker | None = None
     """Where there is one, it takes the place of `decode`."""
+    events: tuple[str, ...] = ()
+    """What the model reads of each event beside its item; see `sememe.data.event_inputs`."""
 
     def rank(self, batch: Batch, *, k: int, seen: Int32Array | None) -> Ranked:
         """Rank the catalogue for a prepared batch.
 
         Args:
-            batch: "history" (N, T), "lengths" (N,), "user" (N,).
+            batch: "history" (N, T), "lengths" (N,), "user" (N,), and each of `events` (N, T).
             k: how many items to return.
             seen: (N, S) items to leave out, PAD-filled, or None to leave nothing out.
         """
@@ -57,6 +60,7 @@ class Recommender:
         users: Int32Array | None = None,
         k: int = 10,
         leave_out: Sequence[Int32Array] | None = None,
+        events: Mapping[str, Sequence[Int32Array]] | None = None,
     ) -> Ranked:
         """Recommend for histories of item indices, oldest first.
 
@@ -65,18 +69,29 @@ class Recommender:
             users: (N,) user indices, or None where the users are unknown to the model.
             k: how many items to return per row.
             leave_out: per row, items that must not be recommended (usually the history itself).
+            events: what is known of the events of `histories`, one (t,) array per row under each name; what the model
+                reads and is not given is unknown to it, what it does not read is not looked at.
         """
+        given = {} if events is None else events
         recent = [history[-self.max_history :] for history in histories]
         batch = {
             "history": _padded(recent),
             "lengths": np.array([len(history) for history in recent], dtype=np.int32),
             "user": np.full(len(recent), PAD, np.int32) if users is None else users.astype(np.int32),
+            **{name: self._event_input(given.get(name), histories) for name in self.events},
         }
         return self.rank(batch, k=k, seen=None if leave_out is None else _padded(leave_out))
 
+    def _event_input(self, values: Sequence[Int32Array] | None, histories: Sequence[Int32Array]) -> Int32Array:
+        """(N, T) `values` of the events that are read, UNKNOWN where none are given and after the end."""
+        if values is None:
+            values = [np.full(len(history), UNKNOWN, np.int32) for history in histories]
+        assert [len(row) for row in values] == [len(history) for history in histories], "one value for each event"
+        return _padded([row[-self.max_history :] for row in values], fill=UNKNOWN)
 
-def _padded(rows: Sequence[Int32Array]) -> Int32Array:
-    """(N, longest), PAD after the end of each row."""
+
+def _padded(rows: Sequence[Int32Array], *, fill: int = PAD) -> Int32Array:
+    """(N, longest), `fill` after the end of each row."""
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
-    return padded(np.concatenate(rows).astype(np.int32), starts, ends)
+    return padded(np.concatenate(rows).astype(np.int32), starts, ends, fill=fill)

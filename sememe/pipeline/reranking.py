@@ -73,7 +73,11 @@ def _make_rerank(
     assert recipe.rerank is not None, "asked for only where there is one"
     examples = _sample(world.split.valid, most=recipe.rerank.max_requests, seed=seed)
     requests = request_batches(
-        world.split, examples, max_history=recommender.max_history, batch_size=recipe.evaluation.batch_size
+        world.split,
+        examples,
+        max_history=recommender.max_history,
+        batch_size=recipe.evaluation.batch_size,
+        events=recommender.events,
     )
     if isinstance(recommender.model, torch.nn.Module):
         recommender.model.eval()

@@ -131,12 +131,34 @@ def check_recipe(recipe: Recipe) -> None:
             f"recipe {recipe.name!r} has a tokenizer without vectors or without a collision rule",
             fix="fill the fields embed and collisions",
         )
+    _check_events(recipe)
     _check_views(recipe)
     if recipe.rerank is not None:
         # One part where an embedder does not say that it joins several.
         recipe.rerank.check(parts=0 if recipe.embed is None else getattr(recipe.embed, "num_parts", 1))
     for baseline in recipe.baselines:
         check_recipe(replace(baseline, evaluation=recipe.evaluation))
+
+
+def _check_events(recipe: Recipe) -> None:
+    read, held = (
+        set(part) for part in (getattr(recipe.model, "reads_events", ()), getattr(recipe.batches, "events", ()))
+    )
+    if read - held:
+        raise ConfigError(
+            f"recipe {recipe.name!r}: the model reads {_quoted(read - held)} of events, which its batches do not hold",
+            fix=f"add it to the field events of the batches: events={json.dumps(sorted(read))}",
+        )
+    if held - read:
+        raise ConfigError(
+            f"recipe {recipe.name!r}: the batches hold {_quoted(held - read)} of events, which its model does not read",
+            fix=f"set the field events of the batches to {json.dumps(sorted(read))}, or use a model that reads it "
+            "(ItemWise: actions, gaps)",
+        )
+
+
+def _quoted(names: set[str]) -> str:
+    return " and ".join(json.dumps(name) for name in sorted(names))
 
 
 def _check_views(recipe: Recipe) -> None:

@@ -109,6 +109,7 @@ def make_recommender(recipe: Recipe, model: Any, items: ItemSpace) -> Recommende
         trie=None if items.codes is None else Trie.build(items.codes).to(device),
         max_history=recipe.batches.max_history if recipe.batches is not None else UNLIMITED_HISTORY,
         device=device,
+        events=getattr(recipe.batches, "events", ()),
     )
 
 

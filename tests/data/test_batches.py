@@ -9,6 +9,7 @@ import pytest
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import PAD, Codes, Interactions
 from sememe.data.batches import PrefixBatches, SequenceBatches, request_batches, with_codes
+from sememe.data.event_inputs import event_inputs
 from sememe.data.splits import LeaveOneOut
 
 
@@ -206,3 +207,67 @@ def test_what_cannot_be_batched_is_said():
         PrefixBatches(targets_per_user=0).source(log([[0, 1]]), seed=0)
     with pytest.raises(ConfigError, match="'all'"):
         SequenceBatches(long_sequences="all").source(log([[0, 1]]), seed=0)
+
+
+def with_events(train, *, seed=0):
+    """Times and types of events that rise and vary, so that every event has some of its own."""
+    random = np.random.default_rng(seed)
+    times = np.cumsum(random.integers(0, 10**9, train.num_events))
+    return replace(train, timestamps=times, columns={"event_type": random.integers(-1, 6, train.num_events)})
+
+
+@pytest.mark.parametrize("part", [PrefixBatches(batch_size=16, max_history=6), SequenceBatches(8, max_history=6)])
+def test_batches_say_of_each_input_what_was_asked_for(part):
+    train = with_events(random_log())
+    known = event_inputs(train, ("gap", "action"), places=np.arange(train.num_events))
+    source, plain = replace(part, events=("gap", "action")).source(train, seed=2), part.source(train, seed=2)
+    for said, batch in zip(epoch(source), epoch(plain), strict=True):
+        assert said.keys() == batch.keys() | {"gap", "action"}
+        assert all(np.array_equal(said[name], values) for name, values in batch.items())
+        # An item says which event it is.
+        inside = batch["history"] != PAD
+        for name in ("gap", "action"):
+            assert said[name].dtype == np.int32 and said[name].shape == batch["history"].shape
+            np.testing.assert_array_equal(said[name][inside], known[name][batch["history"][inside]])
+            assert not said[name][~inside].any()
+    assert set(replace(part, events=("gap",)).source(train, seed=2)(0)) == {*plain(0), "gap"}
+
+
+def test_the_target_of_a_row_says_nothing_of_its_own_event():
+    """Whatever the last event of each user was and whenever it came, batches of it as a target are the same."""
+    train = with_events(random_log())
+    ends = train.offsets[1:][train.lengths() > 0] - 1
+    times, types = train.timestamps.copy(), train.columns["event_type"].copy()
+    times[ends] += 10**10
+    types[ends] = (types[ends] + 2) % 6
+    other = replace(train, timestamps=times, columns={"event_type": types})
+    parts = (PrefixBatches(targets_per_user=1), SequenceBatches(long_sequences="last"))
+    for part in (replace(part, events=("action", "gap")) for part in parts):
+        first, second = (part.source(each, seed=0) for each in (train, other))
+        for step in range(first.steps_per_epoch):
+            for name, values in first(step).items():
+                np.testing.assert_array_equal(values, second(step)[name])
+    test, both = LeaveOneOut().split(train).test, ("action", "gap")
+    asked = [request_batches(each, test, max_history=5, batch_size=7, events=both) for each in (train, other)]
+    for one, two in zip(*asked, strict=True):
+        for name, values in one.batch.items():
+            np.testing.assert_array_equal(values, two.batch[name])
+
+
+def test_requests_say_of_each_known_event_what_training_would():
+    log = with_events(random_log())
+    known = event_inputs(log, ("gap", "action"), places=np.arange(log.num_events))
+    split = LeaveOneOut().split(log)
+    for request in request_batches(split, split.test, max_history=5, batch_size=7, events=("gap", "action")):
+        inside = request.batch["history"] != PAD
+        for name, values in known.items():
+            np.testing.assert_array_equal(request.batch[name][inside], values[request.batch["history"][inside]])
+            assert not request.batch[name][~inside].any()
+
+
+def test_events_that_the_log_does_not_know_are_refused_before_the_first_batch():
+    for part in (PrefixBatches(events=("gap",)), SequenceBatches(events=("gap",))):
+        with pytest.raises(DataError, match=r'"gap", and these interactions have no timestamps'):
+            part.source(random_log(), seed=0)
+    with pytest.raises(DataError, match="no column 'event_type'"):
+        SequenceBatches(events=("action",)).source(random_log(), seed=0)

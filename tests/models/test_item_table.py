@@ -110,3 +110,64 @@ def test_the_content_is_not_saved_and_weights_fit_a_table_built_anew() -> None:
     assert not torch.equal(first(EVERY), second(EVERY))
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(EVERY), second(EVERY))
+
+
+def started(vectors: npt.NDArray[np.float32], *, width: int, known: npt.NDArray[np.bool_] | None = None) -> ItemTable:
+    """Own vectors alone, started at the content."""
+    torch.manual_seed(0)
+    inputs = ModelInputs(num_users=1, num_items=len(vectors), item_vectors=vectors)
+    return ItemTable(inputs, d_model=width, own=True, content=False, known_items=known, start="content")
+
+
+def unit_content(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Of items that all have some."""
+    centered = vectors.astype(np.float64) - vectors.mean(0)
+    unit: npt.NDArray[np.float64] = centered / np.linalg.norm(centered, axis=1, keepdims=True)
+    return unit
+
+
+@pytest.mark.parametrize("width", [3, 12, 20])
+def test_own_vectors_can_start_at_the_content(width: int) -> None:
+    """Their products are the best ones of that rank, up to one factor; all of them where the width is enough."""
+    vectors = (np.random.default_rng(2).normal(size=(40, 12)) * np.arange(1, 13) + 5.0).astype(np.float32)
+    found = started(vectors, width=width)(torch.arange(40)).detach().double().numpy()
+    assert found.shape == (40, width)
+    left, sizes, right = np.linalg.svd(unit_content(vectors), full_matrices=False)
+    nearest = left[:, :width] * sizes[:width] @ right[:width]
+    expected = nearest @ nearest.T / np.square(nearest).sum(1).mean()
+    np.testing.assert_allclose(found @ found.T, expected, atol=1e-5)
+    assert float(np.square(found).sum(1).mean()) == pytest.approx(1.0, abs=1e-4)
+    assert not found[:, 12:].any()
+
+
+def test_only_known_items_start_at_their_content_and_those_without_any_at_random() -> None:
+    part = started(some_vectors(), width=D, known=KNOWN)
+    assert part.own is not None
+    assert part(EVERY).any(1).tolist() == KNOWN.tolist()
+    at_random = table(content=False)
+    assert at_random.own is not None
+    same = (part.own.weight == at_random.own.weight).all(1)
+    assert same.tolist() == [False, False, False, True, True, True]
+    blank = started(np.zeros((ITEMS, WIDTH), np.float32), width=D, known=KNOWN)
+    assert torch.equal(blank(EVERY), at_random(EVERY))
+
+
+def test_a_start_at_the_content_learns_on_like_any_other() -> None:
+    part = started(some_vectors(), width=D)
+    assert set(part.state_dict()) == {"own.weight"}
+    part(torch.tensor([2])).sum().backward()
+    assert part.own is not None and part.own.weight.grad is not None
+    assert part.own.weight.grad.any(1).tolist() == [item == 2 for item in range(ITEMS)]
+    assert torch.equal(started(some_vectors(), width=D)(EVERY), part(EVERY))
+
+
+def test_a_start_at_content_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)there are none.*model\.start=random"):
+        ItemTable(
+            ModelInputs(num_users=1, num_items=ITEMS),
+            d_model=D,
+            own=True,
+            content=False,
+            known_items=None,
+            start="content",
+        )
