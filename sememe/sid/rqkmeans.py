@@ -4,10 +4,10 @@ Sources: the residual quantiser of Juang & Gray 1982 as OneRec (arXiv 2502.18965
 k-means per level on the residuals of the level before.  It has no network to train: minutes become seconds, nothing
 collapses, and it is the yardstick that a learned quantiser has to beat.
 
-Shape legend: n vectors, dim their width, L levels, K codes per level.
+Shape legend: n vectors, dim their width, L levels, K codes per level; K may differ from level to level.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,8 @@ class ResidualKMeans:
     """Fit `levels` codebooks of `codebook_size` codes by k-means on residuals."""
 
     levels: int = 3
-    codebook_size: int = 256
+    codebook_size: int | tuple[int, ...] = 256
+    """One size for all levels, or one per level."""
     iterations: int = 50
     """At most this many per level; it stops when no vector changes its code."""
     max_fit_rows: int = 131_072
@@ -32,62 +33,59 @@ class ResidualKMeans:
 
     def fit(self, vectors: FloatArray, *, seed: int) -> "FittedResidualKMeans":
         """Fit on float32 (n, dim); the order of the rows does not matter."""
-        check_sizes(self.levels, self.codebook_size)
+        sizes = check_sizes(self.levels, self.codebook_size)
         if self.iterations < 1:
             raise ConfigError(f"ResidualKMeans got iterations={self.iterations}", fix="give at least 1")
         check_vectors(vectors)
         residual = vectors.astype(np.float32)
         codebooks = []
-        for level in range(self.levels):
+        for level, size in enumerate(sizes):
             found = k_means(
                 residual,
-                num_clusters=self.codebook_size,
+                num_clusters=size,
                 rng=generator(seed, "sid", "rqkmeans", level),
                 max_iterations=self.iterations,
                 max_fit_rows=self.max_fit_rows,
             )
             codebooks.append(found.centers)
             residual = residual - found.centers[found.labels]
-        return FittedResidualKMeans(np.stack(codebooks))
+        return FittedResidualKMeans(tuple(codebooks))
 
 
 @dataclass(frozen=True, eq=False)
 class FittedResidualKMeans:
     """Turns vectors into codes and codes into the vectors they stand for."""
 
-    codebooks: FloatArray
-    """(L, K, dim)"""
+    codebooks: Sequence[FloatArray]
+    """L times (K, dim)"""
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """(L,)"""
-        return (int(self.codebooks.shape[1]),) * len(self.codebooks)
+        return tuple(len(codebook) for codebook in self.codebooks)
 
     def encode(self, vectors: FloatArray) -> Int32Array:
         """int32 (n, L); equal vectors get equal codes wherever they stand in the input."""
-        check_vectors(vectors, dim=self.codebooks.shape[2])
+        check_vectors(vectors, dim=self.codebooks[0].shape[1])
         distinct = distinct_rows(vectors)
         return quantize_residuals(distinct.rows, self.codebooks)[distinct.inverse]
 
     def reconstruct(self, codes: Int32Array) -> FloatArray:
         """float32 (n, dim): the sum of the codes' centres."""
-        total = np.zeros((len(codes), self.codebooks.shape[2]), np.float32)
-        for level, codebook in enumerate(self.codebooks):
-            total += codebook[codes[:, level]]
-        return total
+        return sum_of_centers(codes, self.codebooks)
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Arrays from which `from_state` makes an equal tokenizer."""
-        return {"codebooks": self.codebooks}
+        return pack_codebooks(self.codebooks)
 
     @classmethod
     def from_state(cls, state: Mapping[str, npt.NDArray[np.generic]]) -> "FittedResidualKMeans":
         """The tokenizer that `state` described."""
-        return cls(np.asarray(state["codebooks"], dtype=np.float32))
+        return cls(unpack_codebooks(state))
 
 
-def quantize_residuals(vectors: FloatArray, codebooks: FloatArray) -> Int32Array:
-    """Nearest code of each level's residual, int32 (n, L), for vectors (n, dim) and codebooks (L, K, dim)."""
+def quantize_residuals(vectors: FloatArray, codebooks: Sequence[FloatArray] | FloatArray) -> Int32Array:
+    """Nearest code of each level's residual, int32 (n, L), for vectors (n, dim) and L codebooks (K, dim)."""
     codes = np.empty((len(vectors), len(codebooks)), np.int32)
     residual = vectors.astype(np.float32, copy=True)
     for level, codebook in enumerate(codebooks):
@@ -96,13 +94,47 @@ def quantize_residuals(vectors: FloatArray, codebooks: FloatArray) -> Int32Array
     return codes
 
 
-def check_sizes(levels: int, codebook_size: int) -> None:
-    """Raise ConfigError for a shape of codes that cannot be."""
-    if levels < 1 or codebook_size < 2:
+def sum_of_centers(codes: Int32Array, codebooks: Sequence[FloatArray]) -> FloatArray:
+    """What codes (n, L) stand for, float32 (n, dim)."""
+    total = np.zeros((len(codes), codebooks[0].shape[1]), np.float32)
+    for level, codebook in enumerate(codebooks):
+        total += codebook[codes[:, level]]
+    return total
+
+
+def pack_codebooks(codebooks: Sequence[FloatArray]) -> dict[str, npt.NDArray[np.generic]]:
+    """ "codebooks" (L, largest K, dim), and "sizes" (L,) where they differ: zeros fill up the smaller ones."""
+    sizes = [len(codebook) for codebook in codebooks]
+    packed = np.zeros((len(codebooks), max(sizes), codebooks[0].shape[1]), np.float32)
+    for level, codebook in enumerate(codebooks):
+        packed[level, : sizes[level]] = codebook
+    return {"codebooks": packed} if len(set(sizes)) == 1 else {"codebooks": packed, "sizes": np.array(sizes, np.int64)}
+
+
+def unpack_codebooks(state: Mapping[str, npt.NDArray[np.generic]]) -> tuple[FloatArray, ...]:
+    """The codebooks that `pack_codebooks` packed."""
+    packed = np.asarray(state["codebooks"], dtype=np.float32)
+    sizes = state.get("sizes", np.full(len(packed), packed.shape[1]))
+    return tuple(codebook[: int(size)] for codebook, size in zip(packed, sizes, strict=True))
+
+
+def check_sizes(levels: int, codebook_size: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The size of each level, (L,).
+
+    Raises ConfigError for a shape of codes that cannot be.
+    """
+    sizes = (codebook_size,) * levels if isinstance(codebook_size, int) else tuple(codebook_size)
+    if levels < 1 or min(sizes, default=0) < 2:
         raise ConfigError(
             f"semantic IDs of levels={levels} with codebook_size={codebook_size} tell no items apart",
             fix="give levels >= 1 and codebook_size >= 2",
         )
+    if len(sizes) != levels:
+        raise ConfigError(
+            f"codebook_size={codebook_size} names {len(sizes)} sizes for levels={levels}",
+            fix="give one size for all levels, or one size per level",
+        )
+    return sizes
 
 
 def check_vectors(vectors: FloatArray, *, dim: int | None = None) -> None:

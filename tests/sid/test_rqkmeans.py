@@ -48,8 +48,36 @@ def test_order_seed_and_state() -> None:
     np.testing.assert_array_equal(restored.encode(vectors), codes)
 
 
+def test_levels_of_different_sizes() -> None:
+    vectors = np.random.default_rng(0).standard_normal((200, 6)).astype(np.float32)
+    fitted = ResidualKMeans(levels=3, codebook_size=(16, 4, 2)).fit(vectors, seed=0)
+    codes = fitted.encode(vectors)
+    assert fitted.codebook_sizes == (16, 4, 2)
+    assert [len(np.unique(codes[:, level])) for level in range(3)] == [16, 4, 2]
+    # The first level does not know of the others.
+    even = ResidualKMeans(levels=3, codebook_size=16).fit(vectors, seed=0)
+    np.testing.assert_array_equal(codes[:, 0], even.encode(vectors)[:, 0])
+    restored = FittedResidualKMeans.from_state(fitted.state())
+    assert restored.codebook_sizes == (16, 4, 2)
+    np.testing.assert_array_equal(restored.encode(vectors), codes)
+    np.testing.assert_array_equal(restored.reconstruct(codes), fitted.reconstruct(codes))
+    assert set(even.state()) == {"codebooks"}, "equal sizes are saved as they always were"
+
+
+def test_sizes_must_be_as_many_as_levels() -> None:
+    with pytest.raises(ConfigError, match=r"codebook_size=\(4, 4\) names 2 sizes for levels=3"):
+        ResidualKMeans(levels=3, codebook_size=(4, 4)).fit(np.ones((3, 2), np.float32), seed=0)
+
+
 @pytest.mark.parametrize(
-    "part", [ResidualKMeans(levels=0), ResidualKMeans(codebook_size=1), ResidualKMeans(iterations=0)]
+    "part",
+    [
+        ResidualKMeans(levels=0),
+        ResidualKMeans(codebook_size=1),
+        ResidualKMeans(levels=2, codebook_size=(4, 1)),
+        ResidualKMeans(levels=0, codebook_size=()),
+        ResidualKMeans(iterations=0),
+    ],
 )
 def test_impossible_sizes_are_refused(part: ResidualKMeans) -> None:
     with pytest.raises(ConfigError):
