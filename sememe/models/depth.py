@@ -252,16 +252,26 @@ class CodeHead(nn.Module):
         hidden: (M, D); prefix: (M, l, D).
         """
         level = prefix.shape[1]
-        query = self.query(hidden, prefix)
+        sizes = self.nodes.codebook_sizes
+        dense = hidden.new_full((len(nodes), sizes[level]), NEVER, dtype=torch.float32)
         if level == 0:
+            query = self.query(hidden, prefix)
             every = torch.arange(self.nodes.num_nodes(1), device=hidden.device)
-            dense = hidden.new_full((len(nodes), self.nodes.codebook_sizes[0]), NEVER, dtype=torch.float32)
             dense[:, self.nodes.node_codes(1)] = (query @ self.node_vectors(every, depth=1).T).float()
             return dense.log_softmax(1)
-        children, logits = self._child_logits(query, nodes, level=level)
-        dense = logits.new_full((len(nodes), self.nodes.codebook_sizes[level]), NEVER, dtype=torch.float32)
-        dense[children.owner, self.nodes.node_codes(level + 1)[children.node]] = logits.float()
-        return dense.log_softmax(1)
+        several = self.nodes.child_counts(nodes, depth=level) > 1
+        # An only child is certain: most of the last levels need no product.
+        alone = (~several).nonzero().squeeze(1)
+        child = self.nodes.children_of(nodes[alone], depth=level).node
+        dense[alone, self.nodes.node_codes(level + 1)[child]] = 0.0
+        rows = several.nonzero().squeeze(1)
+        if len(rows):
+            query = self.query(hidden[rows], prefix[rows])
+            children, logits = self._child_logits(query, nodes[rows], level=level)
+            asked = dense[rows]
+            asked[children.owner, self.nodes.node_codes(level + 1)[children.node]] = logits.float()
+            dense[rows] = asked.log_softmax(1)
+        return dense
 
 
 def exact(logits: Tensor) -> Tensor:
