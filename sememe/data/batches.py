@@ -56,10 +56,7 @@ class PrefixBatches:
     events: tuple[EventInput, ...] = ()
 
     def source(self, train: Interactions, *, seed: int) -> "SpanSource":
-        """The source over a training part.
-
-        Raises DataError where no user has two events, or where `events` names what the log does not know.
-        """
+        """The source over a training part.  Raises DataError where no user has two, or `events` are not known."""
         _check_positive(batch_size=self.batch_size, max_history=self.max_history, stride=self.stride)
         if self.targets_per_user is not None:
             _check_positive(targets_per_user=self.targets_per_user)
@@ -93,14 +90,10 @@ class SequenceBatches:
     """Where set, it decides about the rows in place of `batch_size`: a batch has as many as hold about so many targets
     in the mean over the data at hand, so that steps are alike on short and on long histories."""
     events: tuple[EventInput, ...] = ()
-    """What batches also say of each event: "action", what was done, and "gap", how long after the user's event before
-    (see `sememe.data.event_inputs`).  For models that read it."""
+    """What batches also say of each event, for models that read it; see `sememe.data.event_inputs`."""
 
     def source(self, train: Interactions, *, seed: int) -> "SpanSource":
-        """The source over a training part.
-
-        Raises DataError where no user has two events, or where `events` names what the log does not know.
-        """
+        """The source over a training part.  Raises DataError where no user has two, or `events` are not known."""
         _check_positive(batch_size=self.batch_size, max_history=self.max_history)
         if self.targets_per_batch is not None:
             _check_positive(targets_per_batch=self.targets_per_batch)
@@ -270,8 +263,7 @@ class EvalBatch:
     """Some requests of an evaluation, what they have seen and what is to be found."""
 
     batch: Batch
-    """"history" int32 (N, T) the last `max_history` known events, "lengths" int32 (N,), "user" int32 (N,), and what was
-    asked for of each event, int32 (N, T)."""
+    """Of the last `max_history` known events: what a batch of `PrefixBatches` holds, but for the target."""
     seen: Int32Array
     """(N, S) every item of the whole known history, PAD after the end; an item may occur twice."""
     targets: Int32Array
@@ -281,12 +273,7 @@ class EvalBatch:
 
 
 def request_batches(
-    source: Split | Interactions,
-    examples: Examples,
-    *,
-    max_history: int,
-    batch_size: int,
-    events: tuple[str, ...] = (),
+    source: Split | Interactions, examples: Examples, *, max_history: int, batch_size: int, events: tuple[str, ...] = ()
 ) -> Iterator[EvalBatch]:
     """Cut `examples` into batches of similar history length, the longest first, so that memory peaks at the start.
 

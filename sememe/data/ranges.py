@@ -3,7 +3,7 @@
 Shape legend: N rows, W width of the padded result, E events.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -27,6 +27,13 @@ def padded(values: Int32Array, starts: Int64Array, ends: Int64Array, *, fill: in
     if len(values) == 0:
         return np.full(places.shape, fill, np.int32)
     return np.where(inside, values[places], np.int32(fill)).astype(np.int32, copy=False)
+
+
+def padded_rows(rows: Sequence[Int32Array], *, fill: int = PAD) -> Int32Array:
+    """(N, W) arrays of their own as the rows of one, `fill` after the end of each; W is the longest, at least 1."""
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    return padded(np.concatenate(rows).astype(np.int32), starts, ends, fill=fill)
 
 
 def flat_positions(starts: Int64Array, ends: Int64Array) -> Int64Array:

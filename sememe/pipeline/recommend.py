@@ -12,7 +12,7 @@ import torch
 
 from sememe.core.schema import PAD, Batch, Int32Array, Ranked
 from sememe.data.event_inputs import UNKNOWN
-from sememe.data.ranges import padded
+from sememe.data.ranges import padded_rows
 from sememe.pipeline.recipe import Decoder, FittedReranker
 from sememe.train.device import to_tensors
 
@@ -69,29 +69,20 @@ class Recommender:
             users: (N,) user indices, or None where the users are unknown to the model.
             k: how many items to return per row.
             leave_out: per row, items that must not be recommended (usually the history itself).
-            events: what is known of the events of `histories`, one (t,) array per row under each name; what the model
-                reads and is not given is unknown to it, what it does not read is not looked at.
+            events: of what the model reads, what is known: one (t,) array per row.  Of the rest, nothing is.
         """
-        given = {} if events is None else events
         recent = [history[-self.max_history :] for history in histories]
         batch = {
-            "history": _padded(recent),
+            "history": padded_rows(recent),
             "lengths": np.array([len(history) for history in recent], dtype=np.int32),
             "user": np.full(len(recent), PAD, np.int32) if users is None else users.astype(np.int32),
-            **{name: self._event_input(given.get(name), histories) for name in self.events},
+            **{name: self._event_input((events or {}).get(name), histories) for name in self.events},
         }
-        return self.rank(batch, k=k, seen=None if leave_out is None else _padded(leave_out))
+        return self.rank(batch, k=k, seen=None if leave_out is None else padded_rows(leave_out))
 
     def _event_input(self, values: Sequence[Int32Array] | None, histories: Sequence[Int32Array]) -> Int32Array:
         """(N, T) `values` of the events that are read, UNKNOWN where none are given and after the end."""
         if values is None:
             values = [np.full(len(history), UNKNOWN, np.int32) for history in histories]
         assert [len(row) for row in values] == [len(history) for history in histories], "one value for each event"
-        return _padded([row[-self.max_history :] for row in values], fill=UNKNOWN)
-
-
-def _padded(rows: Sequence[Int32Array], *, fill: int = PAD) -> Int32Array:
-    """(N, longest), `fill` after the end of each row."""
-    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
-    return padded(np.concatenate(rows).astype(np.int32), starts, ends, fill=fill)
+        return padded_rows([row[-self.max_history :] for row in values], fill=UNKNOWN)
