@@ -1,0 +1,121 @@
+"""Equal sizes: exact, near the optimum, free of any order; and the turns of OneRec against a slow twin."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+
+from sememe.sid import assignment
+from sememe.sid.assignment import Fill, Shares, fill_by_prices, fill_in_turn, transport_prices
+
+every_fill = pytest.mark.parametrize("fill", [fill_by_prices, fill_in_turn])
+
+
+def cloud(rows: int, dim: int = 3, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+
+
+def ones(rows: np.ndarray) -> np.ndarray:
+    return np.ones(len(rows), np.int64)
+
+
+def squared(rows: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    return np.square(rows[:, None].astype(float) - centers[None].astype(float)).sum(axis=2)
+
+
+def error(rows: np.ndarray, centers: np.ndarray, shares: Shares) -> float:
+    return float((squared(rows, centers)[shares.rows, shares.clusters] * shares.counts).sum())
+
+
+def optimum(rows: np.ndarray, centers: np.ndarray, sizes: np.ndarray) -> float:
+    """The least error with these sizes: each cluster stands in the matrix once per place it has."""
+    cost = squared(rows, centers)[:, np.repeat(np.arange(len(centers)), sizes)]
+    return float(cost[linear_sum_assignment(cost)].sum())
+
+
+@every_fill
+@given(counts=st.lists(st.integers(1, 9), min_size=1, max_size=20), clusters=st.integers(1, 12), seed=st.integers(0, 9))
+def test_sizes_are_exact_and_every_vector_is_dealt_out_once(
+    fill: Fill, counts: list[int], clusters: int, seed: int
+) -> None:
+    rows, centers = cloud(len(counts), seed=seed), cloud(clusters, seed=seed + 1)
+    shares = fill(rows, np.array(counts), centers)
+    sizes = np.bincount(shares.clusters, weights=shares.counts, minlength=clusters)
+    assert set(sizes) <= {sum(counts) // clusters, -(-sum(counts) // clusters)}
+    assert np.bincount(shares.rows, weights=shares.counts, minlength=len(counts)).tolist() == counts
+    assert shares.counts.min() >= 1
+    pairs = list(zip(shares.rows.tolist(), shares.clusters.tolist(), strict=True))
+    assert pairs == sorted(set(pairs))
+
+
+@given(rows=st.integers(1, 30), clusters=st.integers(1, 8), seed=st.integers(0, 99))
+def test_turns_equal_the_slow_twin(rows: int, clusters: int, seed: int) -> None:
+    vectors, centers = cloud(rows, seed=seed), cloud(clusters, seed=seed + 1)
+    distances, free, expected = squared(vectors, centers), set(range(rows)), {}
+    for cluster in range(clusters):
+        size = rows // clusters + (cluster < rows % clusters)
+        for row in sorted(free, key=lambda row: distances[row, cluster])[:size]:
+            expected[row] = cluster
+            free.remove(row)
+    shares = fill_in_turn(vectors, ones(vectors), centers)
+    assert dict(zip(shares.rows.tolist(), shares.clusters.tolist(), strict=True)) == expected
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, centers = cloud(50), cloud(8, seed=1)
+    whole = [fill(rows, ones(rows), centers) for fill in (fill_in_turn, fill_by_prices)]
+    monkeypatch.setattr(assignment, "CHUNK_CELLS", 120)
+    for fill, before in zip((fill_in_turn, fill_by_prices), whole, strict=True):
+        np.testing.assert_array_equal(fill(rows, ones(rows), centers).clusters, before.clusters)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_prices_come_near_the_optimum_and_turns_do_not(seed: int) -> None:
+    rows, centers = cloud(200, 8, seed=seed), cloud(16, 8, seed=seed + 50)
+    shares = fill_by_prices(rows, ones(rows), centers)
+    sizes = np.bincount(shares.clusters, minlength=16)
+    ours = error(rows, centers, shares)
+    assert ours <= 1.02 * optimum(rows, centers, sizes)
+    assert ours < 0.95 * error(rows, centers, fill_in_turn(rows, ones(rows), centers))
+
+
+def test_prices_from_a_part_of_the_rows_are_nearly_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, centers = cloud(800, 8), cloud(16, 8, seed=1)
+    full = error(rows, centers, fill_by_prices(rows, ones(rows), centers))
+    monkeypatch.setattr(assignment, "PRICE_CELLS", 400 * 16)
+    sampled = fill_by_prices(rows, ones(rows), centers)
+    assert set(np.bincount(sampled.clusters).tolist()) == {50}
+    assert full < error(rows, centers, sampled) < 1.03 * full
+
+
+def test_no_cluster_comes_first() -> None:
+    rows, centers = cloud(120, 4), cloud(10, 4, seed=1)
+    order = np.random.default_rng(2).permutation(10)
+    shares, permuted = (fill_by_prices(rows, ones(rows), chosen) for chosen in (centers, centers[order]))
+    np.testing.assert_array_equal(order[permuted.clusters], shares.clusters)
+    turns, turned = (fill_in_turn(rows, ones(rows), chosen) for chosen in (centers, centers[order]))
+    assert not np.array_equal(order[turned.clusters], turns.clusters), "turns do depend on it"
+
+
+def test_regret_decides_who_stays() -> None:
+    # All prefer the cluster at 0; the row at -4 has the longest way to the other one.
+    rows = np.array([[-4.0], [0.0], [0.5], [1.0]], np.float32)
+    shares = fill_by_prices(rows, ones(rows), np.array([[0.0], [3.0]], np.float32))
+    assert shares.clusters.tolist() == [0, 0, 1, 1]
+
+
+def test_prices_make_demand_even_and_reach_a_cluster_far_from_all() -> None:
+    rows = cloud(600, 4)
+    centers = np.concatenate([cloud(5, 4, seed=1), np.full((1, 4), 30, np.float32)])
+    affinity = rows @ centers.T - 0.5 * np.square(centers).sum(axis=1)
+    assert np.bincount(affinity.argmax(axis=1), minlength=6)[5] == 0
+    demand = np.bincount((affinity + transport_prices(rows, ones(rows), centers)).argmax(axis=1), minlength=6)
+    assert demand.min() >= 80 and demand.max() <= 120
+
+
+@every_fill
+def test_one_row_of_many_equal_vectors_is_shared_out(fill: Fill) -> None:
+    shares = fill(np.ones((1, 2), np.float32), np.array([11]), cloud(4, 2))
+    assert shares.rows.tolist() == [0, 0, 0, 0]
+    assert sorted(shares.counts.tolist()) == [2, 3, 3, 3]
