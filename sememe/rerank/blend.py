@@ -63,9 +63,11 @@ class Generator(Protocol):
 class Request(Protocol):
     """Requests whose answers are known."""
 
-    batch: Batch
-    seen: Int32Array
-    targets: Int32Array
+    @property
+    def batch(self) -> Batch: ...
+    @property
+    def targets(self) -> Int32Array:
+        """(N, M), PAD-filled."""
 
 
 @dataclass(frozen=True)
