@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from sememe.core.errors import DataError
 from sememe.core.schema import FloatArray
 from sememe.data.simulator import PlantedWorld
+from sememe.sid.balanced import BalancedKMeans
+from sememe.sid.controls import RandomCodes, RandomPlanes
+from sememe.sid.encode import encode_catalog
+from sememe.sid.fsq import FiniteScalar
+from sememe.sid.product import ProductKMeans
 from sememe.sid.rqkmeans import ResidualKMeans
 from sememe.sid.rqvae import RqVae
 
@@ -17,35 +23,52 @@ VECTORS: FloatArray = WORLD.catalog.vectors
 KINDS = {
     "rqvae": RqVae(levels=2, codebook_size=6, hidden=(16,), latent=6, epochs=6, warmup_epochs=10, batch_size=16),
     "rqkmeans": ResidualKMeans(levels=2, codebook_size=6),
+    "rqkmeans-uneven": ResidualKMeans(levels=2, codebook_size=(6, 4)),
+    "balanced": BalancedKMeans(levels=2, codebook_size=6),
+    "balanced-greedy": BalancedKMeans(levels=2, codebook_size=6, assignment="greedy"),
+    "product": ProductKMeans(levels=2, codebook_size=6),
+    "product-plain": ProductKMeans(levels=2, codebook_size=6, rotate=False),
+    "fsq": FiniteScalar(levels=2, steps=(3, 2)),
+    "planes": RandomPlanes(levels=2, bits=3),
+    "random": RandomCodes(levels=2, codebook_size=6),
 }
+SIZES = {"rqkmeans-uneven": (6, 4), "planes": (8, 8)}
+"""Where they are not (6, 6)."""
+WITHOUT_RANDOMNESS = {"fsq"}
+BLIND = {"planes", "random"}
+"""Controls, which do not see what belongs together."""
 every_kind = pytest.mark.parametrize("part", KINDS.values(), ids=KINDS.keys())
+every_name = pytest.mark.parametrize("name", KINDS)
 
 
-@every_kind
-def test_codes_are_small_whole_numbers_of_known_sizes(part: Any) -> None:
-    fitted = part.fit(VECTORS, seed=0)
-    codes = fitted.encode(VECTORS)
-    assert fitted.codebook_sizes == (6, 6)
-    assert codes.dtype == np.int32 and codes.shape == (len(VECTORS), 2)
-    assert np.all(codes >= 0) and np.all(codes < np.array(fitted.codebook_sizes))
-    assert fitted.reconstruct(codes).shape == VECTORS.shape
+@every_name
+def test_codes_are_small_whole_numbers_of_known_sizes(name: str) -> None:
+    fitted = KINDS[name].fit(VECTORS, seed=0)
+    assert fitted.codebook_sizes == SIZES.get(name, (6, 6))
+    for codes in (fitted.encode(VECTORS), encode_catalog(fitted, VECTORS)):
+        assert codes.dtype == np.int32 and codes.shape == (len(VECTORS), 2)
+        assert np.all(codes >= 0) and np.all(codes < np.array(fitted.codebook_sizes))
+        rebuilt = fitted.reconstruct(codes)
+        assert rebuilt.dtype == np.float32 and rebuilt.shape == VECTORS.shape
 
 
 @every_kind
 def test_permuted_items_get_permuted_codes(part: Any) -> None:
     order = np.random.default_rng(0).permutation(len(VECTORS))
-    codes = part.fit(VECTORS, seed=3).encode(VECTORS)
-    np.testing.assert_array_equal(part.fit(VECTORS[order], seed=3).encode(VECTORS[order]), codes[order])
+    fitted, permuted = part.fit(VECTORS, seed=3), part.fit(VECTORS[order], seed=3)
+    np.testing.assert_array_equal(permuted.encode(VECTORS[order]), fitted.encode(VECTORS)[order])
+    np.testing.assert_array_equal(encode_catalog(permuted, VECTORS[order]), encode_catalog(fitted, VECTORS)[order])
 
 
-@every_kind
-def test_the_seed_decides_and_nothing_else(part: Any) -> None:
-    before = VECTORS.copy()
+@every_name
+def test_the_seed_decides_and_nothing_else(name: str) -> None:
+    part, before = KINDS[name], VECTORS.copy()
     first = part.fit(VECTORS, seed=3).encode(VECTORS)
     torch.manual_seed(99)
     np.random.default_rng().random()
     np.testing.assert_array_equal(part.fit(VECTORS, seed=3).encode(VECTORS), first)
-    assert any(not np.array_equal(part.fit(VECTORS, seed=seed).encode(VECTORS), first) for seed in (4, 5))
+    others = [part.fit(VECTORS, seed=seed).encode(VECTORS) for seed in (4, 5)]
+    assert all(np.array_equal(other, first) for other in others) == (name in WITHOUT_RANDOMNESS)
     np.testing.assert_array_equal(VECTORS, before)
 
 
@@ -70,12 +93,40 @@ def test_a_saved_tokenizer_is_the_same(part: Any) -> None:
     codes = fitted.encode(unseen)
     np.testing.assert_array_equal(restored.encode(unseen), codes)
     np.testing.assert_array_equal(restored.reconstruct(codes), fitted.reconstruct(codes))
+    np.testing.assert_array_equal(encode_catalog(restored, unseen), encode_catalog(fitted, unseen))
     assert restored.codebook_sizes == fitted.codebook_sizes
 
 
 @every_kind
-def test_items_of_a_leaf_share_their_first_code_and_far_leaves_do_not(part: Any) -> None:
-    first = part.fit(VECTORS, seed=0).encode(VECTORS)[:, 0]
+def test_inputs_that_cannot_be_coded_are_refused_in_words(part: Any) -> None:
+    fitted = part.fit(VECTORS, seed=0)
+    broken = VECTORS.copy()
+    broken[7, 2] = np.inf
+    for use in (lambda vectors: part.fit(vectors, seed=0), fitted.encode, lambda some: encode_catalog(fitted, some)):
+        with pytest.raises(DataError, match=r"item vectors have shape \(0, 8\)"):
+            use(VECTORS[:0])
+        with pytest.raises(DataError, match=r"item vectors have shape \(8,\)"):
+            use(VECTORS[0])
+        with pytest.raises(DataError, match="1 of 60 item vectors hold NaN or infinity, first at item index 7"):
+            use(broken)
+    with pytest.raises(DataError, match="5 wide, the tokenizer was fitted on width 8"):
+        fitted.encode(VECTORS[:, :5])
+
+
+@every_kind
+def test_a_catalogue_without_differences_gets_codes_and_its_vector_back(part: Any) -> None:
+    """Fewer distinct vectors than codes is no error."""
+    for rows in (1, 9):
+        same = np.full((rows, 8), 0.3, np.float32)
+        fitted = part.fit(same, seed=0)
+        codes = fitted.encode(same)
+        assert len(np.unique(codes, axis=0)) == 1
+        np.testing.assert_allclose(fitted.reconstruct(codes), same, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in BLIND])
+def test_items_of_a_leaf_share_their_first_code_and_far_leaves_do_not(name: str) -> None:
+    first = KINDS[name].fit(VECTORS, seed=0).encode(VECTORS)[:, 0]
     by_leaf = first[WORLD.leaf_items]
     assert np.all(by_leaf == by_leaf[:, :1])
     assert len(np.unique(first)) >= 4
