@@ -22,6 +22,7 @@ from sememe.data.store import load_catalog, load_interactions, save_catalog, sav
 from sememe.embed.fuse import Fuse
 from sememe.pipeline.recipe import DataPlan, Embedder, Recipe
 from sememe.pipeline.stages import StageStore, Workbench
+from sememe.sid.encode import encode_catalog
 from sememe.sid.report import sid_report
 from sememe.sid.vocab import load_codes, save_codes
 
@@ -228,7 +229,7 @@ def _make_vectors(bench: Workbench, embedder: Embedder, world: World, *, seed: i
 def _make_codes(bench: Workbench, recipe: Recipe, vectors: FloatArray, *, seed: int) -> dict[str, Any]:
     assert recipe.tokenizer is not None and recipe.collisions is not None, "codes need a tokenizer and a collision rule"
     tokenizer = recipe.tokenizer.fit(vectors, seed=seed)
-    semantic = tokenizer.encode(vectors)
+    semantic = encode_catalog(tokenizer, vectors)
     codes = recipe.collisions.resolve(semantic, tokenizer.codebook_sizes)
     save_codes(bench.target, codes)
     save_file(
