@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, ModelInputs
 from sememe.core.seeding import derive_seed
-from sememe.models.sequential import check_length, check_sizes
+from sememe.models.sequential import REPEAT_SPEED, check_length, check_sizes
 from sememe.nn.causal import initialize
 from sememe.nn.dropout import Dropout
 from sememe.nn.frequency import FrequencyBlock, window_bias
@@ -90,7 +90,7 @@ class BsaRecModel(nn.Module):
         self.norm = nn.LayerNorm(config.d_model, eps=1e-12)  # eps of the paper's code
         self.blocks = nn.ModuleList(config.block() for _ in range(config.layers))
         self.dropout = Dropout(config.dropout)
-        self.repeat_bias = RepeatBias() if config.repeat_bias else None
+        self.repeat_bias = RepeatBias(speed=REPEAT_SPEED) if config.repeat_bias else None
         initialize(self)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

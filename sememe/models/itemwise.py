@@ -59,8 +59,8 @@ class ItemWise:
     content: bool = True
     """Whether the item vectors of the recipe (its `embed`) are projected into the item's vector."""
     cold_share: float = 0.0
-    """Share of items, drawn anew in each training step, that lose all that is their own, so that the model learns to
-    go by codes and content, as it has to for a new item."""
+    """Share of items that lose their own vector in each training step, and of nodes of the code tree that lose theirs,
+    so that the model learns to go by codes and content, as it has to for a new item."""
     start: Literal["random", "content"] = "random"
     """Where an item's own vector starts: at random, or at its content, mapped into the width of the trunk."""
     actions: bool = False
@@ -112,6 +112,8 @@ class ItemWise:
     def _trunk_for(self, inputs: ModelInputs) -> Trunk:
         if self.dense_dropout is None or inputs.train_counts is None:
             return self.trunk
+        if not 0.0 <= self.dense_dropout < 1.0:
+            raise ConfigError(f"dense_dropout is {self.dense_dropout}, not at least 0 and below 1", fix="set 0.2, say")
         met = inputs.train_counts[inputs.train_counts > 0]
         events = float(met.mean()) if len(met) else 0.0
         share = np.clip(np.log(max(events, 1e-9) / SPARSE) / np.log(DENSE / SPARSE), 0.0, 1.0)
@@ -161,7 +163,7 @@ class ItemWiseModel(nn.Module):
             cold=config.cold_share,
             start=config.start,
         )
-        self.repeat_bias = RepeatBias()
+        self.repeat_bias = RepeatBias(speed=10.0)
         # Made last, so that all other weights are those of a model without them.
         sizes = {"action": inputs.num_actions, "gap": inputs.num_gaps}
         self.events = nn.ModuleDict({name: _event_table(sizes[name], width) for name in config.reads_events})

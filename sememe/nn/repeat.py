@@ -11,20 +11,23 @@ from torch import Tensor, nn
 
 from sememe.core.schema import PAD
 
-SPEED = 10.0
-"""Adam moves a weight by about the learning rate per step, too slowly for a number that has to come to -10 or so."""
-
 
 class RepeatBias(nn.Module):
     """The number, 0 to begin with."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, speed: float) -> None:
+        """speed: how much faster it moves than other weights.
+
+        Adam moves a weight by about the learning rate per step, too slowly for a number that has to come to -10 or so;
+        moved very fast, it spares the network the work of telling what was read from what is alike.
+        """
         super().__init__()
+        self.speed = speed
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self) -> Tensor:
         """(1,)"""
-        value: Tensor = SPEED * self.weight
+        value: Tensor = self.speed * self.weight
         return value
 
     def add_to(self, scores: Tensor, history: Tensor) -> Tensor:

@@ -210,6 +210,8 @@ def _make_vectors(bench: Workbench, embedder: Embedder, world: World, *, seed: i
     if isinstance(embedder, Fuse):
         parts = embedder.embed_parts(world.catalog, train, seed=seed)
         vectors, widths = embedder.join(parts), [part.shape[1] for part in parts]
+        # Whitening mixes the parts: what comes out is one.
+        widths = widths if embedder.num_parts == len(parts) else [vectors.shape[1]]
     else:
         vectors = embedder.embed(world.catalog, train, seed=seed)
         widths = [vectors.shape[1]]
@@ -221,8 +223,6 @@ def _make_vectors(bench: Workbench, embedder: Embedder, world: World, *, seed: i
             "tiger_collab, which reads who used what instead of text",
         )
     save_file({"vectors": np.ascontiguousarray(vectors)}, bench.target / "vectors.safetensors")
-    # Whitening mixes the parts: what comes out is one.
-    widths = widths if sum(widths) == vectors.shape[1] else [vectors.shape[1]]
     return {"shape": list(vectors.shape), "widths": widths, "items_without_content": empty}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, Batch, Int32Array, Ranked
 from sememe.data.event_inputs import UNKNOWN
 from sememe.data.ranges import padded_rows
@@ -71,6 +72,12 @@ class Recommender:
             leave_out: per row, items that must not be recommended (usually the history itself).
             events: of what the model reads, what is known: one (t,) array per row.  Of the rest, nothing is.
         """
+        unread = set(events or ()) - set(self.events)
+        if unread:
+            raise ConfigError(
+                f"events has {sorted(unread)}, which this model does not read",
+                fix=f"give only {sorted(self.events)}" if self.events else "leave events out",
+            )
         recent = [history[-self.max_history :] for history in histories]
         batch = {
             "history": padded_rows(recent),

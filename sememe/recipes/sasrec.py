@@ -24,11 +24,11 @@ def sasrec(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
     """The recipe at one of its sizes; "demo" is smaller and shorter, "debug" is for tests."""
     full = Recipe(
         name="sasrec",
-        model=SasRec(),
+        model=SasRec(d_model=64, ff=256),
         batches=SequenceBatches(batch_size=64, max_history=50),
         objective=FullSoftmax(),
         train=TrainPlan(
-            epochs=14,
+            epochs=30,
             optimizer=AdamW(lr=2e-3, weight_decay=0.1, decay_embeddings=True),
             schedule=WarmupCosine(warmup_steps=250),
         ),

@@ -113,8 +113,13 @@ class Blend:
             self.training(), judged, ordered=self.candidates, seed=seed, scratch=scratch, rehearsed=rehearsed
         )
         net = self.training().run(judged.joined(rehearsed), seed=seed, scratch=scratch / "all")
-        if not estimate or estimate["ndcg@10"] < estimate["mixture_ndcg@10"]:
+        if not estimate:
+            _log.warning(
+                "too few requests have their answer among the candidates to judge the network: the mixture stays"
+            )
+        elif estimate["ndcg@10"] <= estimate["mixture_ndcg@10"]:
             _log.warning("the network is not estimated to beat the mixture that it starts from: the mixture stays")
+        if not estimate or estimate["ndcg@10"] <= estimate["mixture_ndcg@10"]:
             net = self.training().start(judged, seed=seed).eval()
             of_mixture = {name: value for name, value in estimate.items() if name.startswith("mixture_")}
             estimate |= {name.removeprefix("mixture_"): value for name, value in of_mixture.items()}
@@ -143,6 +148,8 @@ class Blend:
         for name in ("candidates", "max_requests", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of Blend is {getattr(self, name)}, below 1", fix=f"set {name} higher")
+        if self.lr <= 0:
+            raise ConfigError(f"lr of Blend is {self.lr}, not above 0", fix="set lr to 0.003, say")
         if min(self.hidden, self.rehearse_every) < 0 or not 0.0 <= self.signal_share <= 1.0:
             raise ConfigError(
                 f"Blend has hidden={self.hidden}, rehearse_every={self.rehearse_every} and "

@@ -39,7 +39,7 @@ def fit(
     Run again, it continues where it was stopped, or returns the finished result at once.  Raises TrainingError on a
     loss that is not finite, TrainingInterrupted on Ctrl-C or SIGTERM after saving.
     """
-    total = plan.total_steps(source.steps_per_epoch)
+    total, look_every = plan.total_steps(source.steps_per_epoch), plan.look_every(source.steps_per_epoch)
     device = resolve_device(plan.device)
     model.to(device)
     settings = settings_of(plan, model, seed=seed, steps_per_epoch=source.steps_per_epoch)
@@ -56,7 +56,7 @@ def fit(
             run.train_step()
             if run.is_due(plan.log_every):
                 run.log()
-            look = run.is_due(plan.validate_every or source.steps_per_epoch)
+            look = run.is_due(look_every)
             if look and validate is not None:
                 run.look(validate, store)
             over = state.is_over(total)

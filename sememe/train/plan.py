@@ -90,6 +90,13 @@ class TrainPlan:
         require(holds=self.goal in ("max", "min"), name="goal", value=self.goal, rule="max or min")
         return length
 
+    def look_every(self, steps_per_epoch: int) -> int:
+        """Steps between validations."""
+        if self.validate_every or self.steps is not None:
+            return self.validate_every or steps_per_epoch
+        # Where passes were added, no more looks than the epochs asked for: a small log's passes are a few steps each.
+        return max(steps_per_epoch, self.total_steps(steps_per_epoch) // (self.epochs or 1))
+
     def better(self, value: float, best: float | None) -> bool:
         """Whether a validation number beats the best so far."""
         return best is None or (value > best if self.goal == "max" else value < best)

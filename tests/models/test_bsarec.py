@@ -10,7 +10,6 @@ from sememe.data.batches import PrefixBatches, SequenceBatches
 from sememe.data.simulator import PlantedWorld
 from sememe.models.frequency import BsaRec, right_aligned
 from sememe.nn.frequency import window_bias
-from sememe.nn.repeat import SPEED
 from sememe.objectives.full_softmax import FullSoftmax
 from sememe.train.device import to_tensors
 
@@ -93,7 +92,7 @@ def test_the_window_is_part_of_the_model():
 def test_every_item_of_the_history_gets_the_repeat_bias_once():
     model = model_in_eval()
     plain = model.score_items(batch_of(ROWS))
-    torch.nn.init.constant_(model.repeat_bias.weight, -2.0 / SPEED)
+    torch.nn.init.constant_(model.repeat_bias.weight, -2.0 / model.repeat_bias.speed)
     added = model.score_items(batch_of(ROWS)) - plain
     for row, items in enumerate(ROWS):
         assert added[row].tolist() == pytest.approx([-2.0 if item in items else 0.0 for item in range(12)], abs=1e-5)

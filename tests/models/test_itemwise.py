@@ -21,7 +21,6 @@ from sememe.models.code_nodes import CodeNodes
 from sememe.models.depth import Depth
 from sememe.models.item_table import ItemTable
 from sememe.models.itemwise import ItemWise, ItemWiseModel
-from sememe.nn.repeat import SPEED
 from sememe.nn.trunk import Trunk
 from sememe.objectives.itemwise import ItemWiseLoss
 from sememe.train.checkpoint import load_module, save_module
@@ -44,7 +43,7 @@ ROWS = [[3, 1, 8, 1, 5, 9], [2, 6], [5, 3, 5], [7]]
 def built(part: ItemWise = PART, *, seed: int = 1, inputs: ModelInputs = INPUTS) -> ItemWiseModel:
     """In eval mode and double precision, with a bias that shows."""
     model = part.build(inputs, seed=seed).double().eval()
-    torch.nn.init.constant_(model.repeat_bias.weight, -1.5 / SPEED)
+    torch.nn.init.constant_(model.repeat_bias.weight, -1.5 / model.repeat_bias.speed)
     return model
 
 

@@ -5,22 +5,22 @@ import torch
 from torch import Tensor
 
 from sememe.core.schema import PAD
-from sememe.nn.repeat import SPEED, RepeatBias
+from sememe.nn.repeat import RepeatBias
 
 HISTORY = torch.tensor([[2, 0, 2, 4], [3, PAD, PAD, PAD], [PAD] * 4, [4, 4, 4, PAD]])
 
 
 def bias(value: float) -> RepeatBias:
-    part = RepeatBias()
+    part = RepeatBias(speed=10.0)
     torch.nn.init.constant_(part.weight, value)
     return part
 
 
 def test_the_number_is_zero_to_begin_with_and_moves_faster_than_its_weight() -> None:
-    part = RepeatBias()
+    part = RepeatBias(speed=10.0)
     scores = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     assert part().tolist() == [0.0] and torch.equal(part.add_to(scores, HISTORY), scores)
-    assert SPEED == 10.0 and bias(-0.75)().tolist() == [-7.5]
+    assert bias(-0.75)().tolist() == [-7.5]
     # One step of Adam moves a weight by the learning rate.
     optimizer = torch.optim.Adam(part.parameters(), lr=0.01)
     part.add_to(scores, HISTORY).sum().backward()
