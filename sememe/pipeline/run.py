@@ -21,7 +21,7 @@ from sememe.pipeline.judging import evaluate_reading, readings
 from sememe.pipeline.prepare import World, prepare_items, prepare_world
 from sememe.pipeline.recipe import EvaluationPlan, Recipe, in_a_line
 from sememe.pipeline.stages import Say, StageStore, only_writer
-from sememe.pipeline.trained import TrainedModel, is_neural, train_model
+from sememe.pipeline.trained import TrainedModel, check_model, is_neural, train_model
 
 
 def run_recipe(
@@ -54,6 +54,9 @@ def run_recipe(
         prepared = [
             (member, seed, prepare_items(stages, member, world, seed=seed)) for member, seed in _members(recipe)
         ]
+        # Then the models: a setting of the last one must not wait until those before it are trained.
+        for member, seed, items in prepared:
+            check_model(member, world, items, seed=seed)
         found = _Findings()
         for member, seed, items in prepared:
             trained = train_model(stages, member, world, items, seed=seed)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from sememe.core.artifact import LOGS, Manifest
 from sememe.core.config import to_tree
 from sememe.data.batches import with_codes
+from sememe.data.event_inputs import check_events
 from sememe.decode.trie import Trie
 from sememe.pipeline.evaluate import validation_score
 from sememe.pipeline.prepare import ItemSpace, World
@@ -64,6 +65,18 @@ def train_model(stages: StageStore, recipe: Recipe, world: World, items: ItemSpa
         return trained
     rerank = prepare_rerank(stages, recipe, trained.recommender, manifest, world=world, items=items, seed=seed)
     return with_rerank(trained, rerank, world)
+
+
+def check_model(recipe: Recipe, world: World, items: ItemSpace, *, seed: int) -> None:
+    """Build the network of `recipe` and let it go again, so that what its settings or the data lack shows early.
+
+    Raises:
+        ConfigError: a setting of the model that cannot be, or something that it asks for and that is not there.
+        DataError: the batches are to hold something that the data does not know.
+    """
+    if is_neural(recipe):
+        recipe.model.build(items.inputs(world), seed=seed)  # type: ignore[union-attr]
+        check_events(world.interactions, getattr(recipe.batches, "events", ()))
 
 
 def stage_hashes(world: World, items: ItemSpace) -> dict[str, str]:

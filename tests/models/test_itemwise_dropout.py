@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sememe.core.errors import ConfigError
 from sememe.core.schema import ModelInputs
 from sememe.data.simulator import PlantedWorld
 from sememe.models.depth import Depth
@@ -49,3 +50,9 @@ def test_items_with_many_events_need_less_dropout(events: float | None, expected
 
 def test_without_the_rule_the_dropout_is_the_trunks() -> None:
     assert dropout_of(replace(PART, dense_dropout=None), events=5000) == 0.5
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_a_dropout_that_cannot_be_is_refused_by_its_name_on_sparse_data_too(dropout: float) -> None:
+    with pytest.raises(ConfigError, match=f"dense_dropout is {dropout}"):
+        dropout_of(replace(PART, dense_dropout=dropout), events=2)

@@ -47,7 +47,7 @@ def test_the_weight_learns_from_each_item_read() -> None:
     (part.add_to(torch.zeros(4, 5), HISTORY) * weights).sum().backward()
     read: list[Tensor] = [weights[0, [0, 2, 4]], weights[1, [3]], weights[3, [4]]]
     assert part.weight.grad is not None
-    assert part.weight.grad.item() == SPEED * float(torch.cat(read).sum())
+    assert part.weight.grad.item() == part.speed * float(torch.cat(read).sum())
 
 
 @pytest.mark.parametrize("width", [0, 3])

@@ -353,6 +353,7 @@ def test_one_candidate_of_one_request_has_no_spread() -> None:
         ({"hidden": -1}, "hidden=-1"),
         ({"signal_share": 1.5}, "signal_share=1.5"),
         ({"rehearse_every": -1}, "rehearse_every=-1"),
+        ({"lr": 0.0}, "lr of Blend is 0.0"),
         ({"signals": (CoOccurrence(ItemKnn(recency=0.0)),)}, "recency of ItemKnn"),
     ],
 )

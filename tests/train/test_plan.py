@@ -38,3 +38,11 @@ def test_no_epoch_and_too_few_steps_are_refused() -> None:
 
 def test_a_training_with_another_least_number_of_steps_is_another_one() -> None:
     assert TrainPlan(least_steps=5).fingerprint() != TrainPlan().fingerprint()
+
+
+def test_added_passes_bring_no_more_looks_than_the_epochs_asked_for() -> None:
+    plan = TrainPlan(epochs=10, least_steps=1000)
+    assert plan.look_every(300) == 300, "long enough: once an epoch"
+    assert plan.look_every(1) == 100 and plan.look_every(7) == 1001 // 10
+    assert TrainPlan(epochs=10, least_steps=1000, validate_every=3).look_every(1) == 3
+    assert TrainPlan(epochs=None, steps=50).look_every(7) == 7
