@@ -259,8 +259,7 @@ class ItemWiseModel(nn.Module):
 
     @contextmanager
     def as_new(self, items: Tensor) -> Iterator[None]:
-        """Within, the model says what it would if it had never met the items of (I,) bool: their codes and content
-        speak for them."""
+        """Within, nothing that the model learned of the items of (I,) bool alone is used: codes and content speak."""
         self.items.as_new, self.writer.as_new = items, self.writer.nodes.only_of(items)
         try:
             yield

@@ -9,7 +9,8 @@ starts as the mixture that chose the candidates, and where it is not estimated t
 Popularity is no feature: in data filtered to items with at least k events, a low count in the training part gives away
 that the rest of them are held out.  Nor would a network that knows only items of old ever list a new one: whatever was
 met with nothing was never the answer.  So some requests are asked twice, the second time with a share of the items made
-new: no event of them is counted, and the model goes by their codes and content.
+new: no event of them is counted, and the model goes by their codes and content.  (Optimistic: codes and the content
+that a model projects were made with the log, and stay.)
 
 Shape legend: N rows, C candidates, I items, F features, S seen items.
 """
@@ -57,7 +58,7 @@ class Generator(Protocol):
     def score_items(self, batch: TensorBatch) -> Tensor: ...
     def code_log_prob(self, batch: TensorBatch, items: Tensor) -> Tensor: ...
     def as_new(self, items: Tensor) -> AbstractContextManager[None]:
-        """Within, answers are those of a model that never met the items of (I,) bool."""
+        """Within, the model has nothing of their own for the items of (I,) bool, as for items that it never met."""
 
 
 class Request(Protocol):
