@@ -6,7 +6,7 @@ for the events asked for and kept nowhere: a log that is a memory map stays on d
 Shape legend: E events, n positions asked for, N rows, W width of the longest row.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -67,6 +67,16 @@ def padded_event_inputs(
 def user_event_inputs(log: Interactions, events: Iterable[str], *, user: int) -> dict[str, Int32Array]:
     """Name -> values of all events of one user, aligned with `log.history(user)`."""
     return event_inputs(log, events, places=np.arange(log.offsets[user], log.offsets[user + 1], dtype=np.int64))
+
+
+def refuse_unread(given: Iterable[str], *, read: Sequence[str]) -> None:
+    """Raise ConfigError where something is told of events that a model does not read."""
+    unread = sorted(set(given) - set(read))
+    if unread:
+        raise ConfigError(
+            f"events has {unread}, which this model does not read",
+            fix=f"give only {sorted(read)}" if read else "leave events out",
+        )
 
 
 def check_events(log: Interactions, events: Iterable[str]) -> None:

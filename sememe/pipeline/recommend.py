@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, Batch, Int32Array, Ranked
-from sememe.data.event_inputs import UNKNOWN
+from sememe.data.event_inputs import UNKNOWN, refuse_unread
 from sememe.data.ranges import padded_rows
 from sememe.pipeline.recipe import Decoder, FittedReranker
 from sememe.train.device import to_tensors
@@ -72,12 +71,7 @@ class Recommender:
             leave_out: per row, items that must not be recommended (usually the history itself).
             events: of what the model reads, what is known: one (t,) array per row.  Of the rest, nothing is.
         """
-        unread = set(events or ()) - set(self.events)
-        if unread:
-            raise ConfigError(
-                f"events has {sorted(unread)}, which this model does not read",
-                fix=f"give only {sorted(self.events)}" if self.events else "leave events out",
-            )
+        refuse_unread(events or {}, read=self.events)
         recent = [history[-self.max_history :] for history in histories]
         batch = {
             "history": padded_rows(recent),
@@ -89,7 +83,6 @@ class Recommender:
 
     def _event_input(self, values: Sequence[Int32Array] | None, histories: Sequence[Int32Array]) -> Int32Array:
         """(N, T) `values` of the events that are read, UNKNOWN where none are given and after the end."""
-        if values is None:
-            values = [np.full(len(history), UNKNOWN, np.int32) for history in histories]
+        values = values or [np.full(len(history), UNKNOWN, np.int32) for history in histories]
         assert [len(row) for row in values] == [len(history) for history in histories], "one value for each event"
         return padded_rows([row[-self.max_history :] for row in values], fill=UNKNOWN)

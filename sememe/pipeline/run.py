@@ -15,7 +15,7 @@ import polars as pl
 
 from sememe.core.artifact import Manifest, write_file
 from sememe.core.config import to_tree, tree_hash
-from sememe.core.errors import ConfigError
+from sememe.pipeline.checks import check_recipe
 from sememe.pipeline.evaluate import compare_models, seed_means
 from sememe.pipeline.judging import evaluate_reading, readings
 from sememe.pipeline.prepare import World, prepare_items, prepare_world
@@ -61,20 +61,9 @@ def run_recipe(
         for member, seed, items in prepared:
             trained = train_model(stages, member, world, items, seed=seed)
             found.take(trained, _judge(stages, trained, world, recipe.evaluation))
-        per_row, resamples = pl.concat(found.per_row), recipe.evaluation.resamples
-        protocol = dict(world.split.protocol) | {
-            "catalogue": "full",
-            "level": "item",
-            "ties": "averaged",
-            "decode": {name: how for member, _, _ in prepared for name, how in _ways(member).items()},
-        }
-        metrics = {
-            "protocol": protocol,
-            "rows": found.rows,
-            "means": seed_means(per_row, resamples=resamples),
-            "slices": found.slices,
-            "comparisons": compare_models(per_row, main=recipe.name, resamples=resamples),
-        }
+        ways = {name: how for member, _, _ in prepared for name, how in _ways(member).items()}
+        protocol = {"catalogue": "full", "level": "item", "ties": "averaged", "decode": ways}
+        metrics = {"protocol": {**world.split.protocol, **protocol}, **found.metrics(recipe)}
         write_file(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         description = {
             "recipe": to_tree(recipe),
@@ -105,76 +94,15 @@ class _Findings:
             self.per_row.append(pl.read_parquet(evaluation.path / "per_row.parquet"))
         self.models.append(_entry(trained, judged))
 
-
-def check_recipe(recipe: Recipe) -> None:
-    """Refuse a recipe whose fields do not fit together, before anything is read.
-
-    Raises:
-        ConfigError: says which field is missing or empty.
-    """
-    if not isinstance(recipe, Recipe):
-        raise ConfigError(f"{recipe!r} is no recipe", fix='call the recipe function: sememe.recipes.tiger("small")')
-    if not recipe.seeds or len(set(recipe.seeds)) < len(recipe.seeds):
-        raise ConfigError(
-            f"recipe {recipe.name!r} has the seeds {list(recipe.seeds)}",
-            fix="give one or more different: --set seeds=[0]",
-        )
-    recipe.evaluation.check(monitor=recipe.train.monitor if recipe.train is not None else None)
-    names = [recipe.name, *(baseline.name for baseline in recipe.baselines)]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two models of recipe {recipe.name!r} share a name: {names}", fix="rename one of them")
-    if is_neural(recipe):
-        missing = [name for name in ("batches", "objective", "train") if getattr(recipe, name) is None]
-        if missing:
-            raise ConfigError(
-                f"recipe {recipe.name!r} trains a network and has no {missing[0]}", fix=f"fill the field {missing[0]}"
-            )
-    if recipe.tokenizer is not None and (recipe.embed is None or recipe.collisions is None):
-        raise ConfigError(
-            f"recipe {recipe.name!r} has a tokenizer without vectors or without a collision rule",
-            fix="fill the fields embed and collisions",
-        )
-    _check_events(recipe)
-    _check_views(recipe)
-    if recipe.rerank is not None:
-        # One part where an embedder does not say that it joins several.
-        recipe.rerank.check(parts=0 if recipe.embed is None else getattr(recipe.embed, "num_parts", 1))
-    for baseline in recipe.baselines:
-        check_recipe(replace(baseline, evaluation=recipe.evaluation))
-
-
-def _check_events(recipe: Recipe) -> None:
-    read, held = (
-        set(part) for part in (getattr(recipe.model, "reads_events", ()), getattr(recipe.batches, "events", ()))
-    )
-    if read - held:
-        raise ConfigError(
-            f"recipe {recipe.name!r}: the model reads {_quoted(read - held)} of events, which its batches do not hold",
-            fix=f"add it to the field events of the batches: events={json.dumps(sorted(read))}",
-        )
-    if held - read:
-        raise ConfigError(
-            f"recipe {recipe.name!r}: the batches hold {_quoted(held - read)} of events, which its model does not read",
-            fix=f"set the field events of the batches to {json.dumps(sorted(read))}, or use a model that reads it "
-            "(ItemWise: actions, gaps)",
-        )
-
-
-def _quoted(names: set[str]) -> str:
-    return " and ".join(json.dumps(name) for name in sorted(names))
-
-
-def _check_views(recipe: Recipe) -> None:
-    names = [view.name for view in recipe.views]
-    if len(set(names)) < len(names) or not all(name.isidentifier() for name in names):
-        raise ConfigError(
-            f"the views of recipe {recipe.name!r} are named {names}",
-            fix="give each its own name of letters, digits and underscores",
-        )
-    if recipe.rerank is not None and not is_neural(recipe):
-        raise ConfigError(
-            f"recipe {recipe.name!r} reranks a model that is not trained", fix="leave rerank out, or use a network"
-        )
+    def metrics(self, recipe: Recipe) -> dict[str, Any]:
+        """Rows, their means over seeds, slices and paired comparisons, as metrics.json has them."""
+        per_row, resamples = pl.concat(self.per_row), recipe.evaluation.resamples
+        return {
+            "rows": self.rows,
+            "means": seed_means(per_row, resamples=resamples),
+            "slices": self.slices,
+            "comparisons": compare_models(per_row, main=recipe.name, resamples=resamples),
+        }
 
 
 def _members(recipe: Recipe) -> Sequence[tuple[Recipe, int]]:

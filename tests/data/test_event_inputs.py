@@ -18,6 +18,7 @@ from sememe.data.event_inputs import (
     count_gaps,
     event_inputs,
     padded_event_inputs,
+    refuse_unread,
     user_event_inputs,
 )
 from sememe.data.index import build_interactions
@@ -166,3 +167,9 @@ def test_what_the_log_does_not_know_is_named() -> None:
         check_events(replace(log, timestamps=None), ["action", "gap"])
     with pytest.raises(ConfigError, match=r"(?s)'gaps', which batches cannot hold.*did you mean 'gap'"):
         check_events(log, ["gaps"])
+
+
+def test_what_a_model_does_not_read_is_not_taken_in_silence() -> None:
+    refuse_unread(["gap"], read=("action", "gap"))
+    with pytest.raises(ConfigError, match=r"events has \['gaps'\], which this model does not read"):
+        refuse_unread({"gaps": []}, read=("gap",))

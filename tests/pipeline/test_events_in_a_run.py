@@ -16,10 +16,11 @@ from sememe.data.negatives import SharedNegatives
 from sememe.data.splits import Examples
 from sememe.decode.exact import ExactItems
 from sememe.models.itemwise import ItemWise
+from sememe.pipeline.checks import check_recipe
 from sememe.pipeline.evaluate import judge
 from sememe.pipeline.opened import open_run
 from sememe.pipeline.recipe import Recipe, View
-from sememe.pipeline.run import check_recipe, run_recipe
+from sememe.pipeline.run import run_recipe
 
 BOTH = ("action", "gap")
 

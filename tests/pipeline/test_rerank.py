@@ -19,12 +19,13 @@ from sememe.decode.exact import ExactItems
 from sememe.embed.collaborative import CooccurrenceSvd
 from sememe.embed.fuse import Fuse, ProvidedVectors
 from sememe.models.counting import ItemKnn
+from sememe.pipeline.checks import check_recipe
 from sememe.pipeline.evaluate import protocol_line
 from sememe.pipeline.opened import open_run
 from sememe.pipeline.prepare import prepare_items, prepare_world
 from sememe.pipeline.recipe import Embedder, Recipe, View
 from sememe.pipeline.reranking import gather_evidence
-from sememe.pipeline.run import check_recipe, run_recipe
+from sememe.pipeline.run import run_recipe
 from sememe.pipeline.stages import StageStore
 from sememe.recipes import item_knn
 from sememe.rerank.signals import CoOccurrence, Likeness

@@ -17,10 +17,11 @@ from sememe.core.schema import Interactions, Ranked
 from sememe.data.splits import LastSession, LeaveOneOut, check_no_leak
 from sememe.data.withhold import withhold_items
 from sememe.metrics.coverage import entropy
+from sememe.pipeline.checks import check_recipe
 from sememe.pipeline.evaluate import Judged, Label, protocol_line
 from sememe.pipeline.opened import read_metrics
 from sememe.pipeline.recipe import EvaluationPlan, Recipe
-from sememe.pipeline.run import check_recipe, run_recipe
+from sememe.pipeline.run import run_recipe
 from sememe.pipeline.slices import slice_rows, slice_tables
 
 PLAN = EvaluationPlan(ks=(1, 2), resamples=20, popularity_slices=(2, 3), history_slices=(3,))
