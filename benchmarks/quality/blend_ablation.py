@@ -78,7 +78,8 @@ def measure(run: Path, *, seed: int) -> dict[str, dict[str, float]]:
         start = columns.index(MIXTURE) if MIXTURE in columns else None
         training = replace(blend.config.training(), hidden=variant.hidden, starts_from=start)
         with tempfile.TemporaryDirectory() as scratch:
-            values = cross_fit(training, chosen, ordered=blend.config.candidates, seed=seed, scratch=Path(scratch))
+            met = chosen.without(~blend.known)
+            values = cross_fit(training, chosen, met, ordered=blend.config.candidates, seed=seed, scratch=Path(scratch))
         # What the network starts from differs between the variants, and is not what is compared here.
         found[variant.label] = {name: value for name, value in values.items() if not name.startswith("mixture_")}
         show(found)

@@ -10,7 +10,8 @@ Popularity is no feature: in data filtered to items with at least k events, a lo
 that the rest of them are held out.  Nor would a network that knows only items of old ever list a new one: whatever was
 met with nothing was never the answer.  So some requests are asked twice, the second time with a share of the items made
 new: no event of them is counted, and the model goes by their codes and content.  (Optimistic: codes and the content
-that a model projects were made with the log, and stay.)
+that a model projects were made with the log, and stay.)  Items that are new by nature are left out of the fit: in such
+data they are there because their events were held out.
 
 Shape legend: N rows, C candidates, I items, F features, S seen items.
 """
@@ -110,10 +111,10 @@ class Blend:
         requests = list(requests)
         judged = judge_candidates(untrained, model, requests, device=device)
         rehearsed = self._rehearse(model, requests, evidence=evidence, device=device, seed=seed)
-        estimate = cross_fit(
-            self.training(), judged, ordered=self.candidates, seed=seed, scratch=scratch, rehearsed=rehearsed
-        )
-        net = self.training().run(judged.joined(rehearsed), seed=seed, scratch=scratch / "all")
+        # What training never met is there because it was held out: nothing is to be learned from its being the answer.
+        learned_from = judged.joined(rehearsed).without(~untrained.known)
+        estimate = cross_fit(self.training(), judged, learned_from, ordered=self.candidates, seed=seed, scratch=scratch)
+        net = self.training().run(learned_from, seed=seed, scratch=scratch / "all")
         if not estimate:
             _log.warning(
                 "too few requests have their answer among the candidates to judge the network: the mixture stays"
@@ -319,17 +320,17 @@ def judge_candidates(
 def cross_fit(
     training: BlendTraining,
     judged: JudgedCandidates,
+    learned_from: JudgedCandidates,
     *,
     ordered: int,
     seed: int,
     scratch: Path,
-    rehearsed: JudgedCandidates | None = None,
 ) -> dict[str, float]:
     """Mean metrics at 10 of requests by a network fitted on the other half, and of the mixture that it starts from
     ("mixture_..."); none where a half has no answer.
 
+    learned_from: the same requests to fit on, those that are asked twice in two rows.
     ordered: how many candidates of a request are ordered.
-    rehearsed: some of the requests once more with items made new, to fit on but not to judge on.
     """
     order = torch.from_numpy(generator(seed, "blend-halves").permutation(len(judged.targets)))
     halves, answered = order.chunk(2), judged.hits().any(1)
@@ -337,11 +338,10 @@ def cross_fit(
         return {}
     values: dict[str, list[npt.NDArray[np.float64]]] = {}
     for number, (fitted_on, held_out) in enumerate((halves, halves[::-1])):
-        again = None if rehearsed is None else rehearsed.take(torch.isin(rehearsed.requests, fitted_on).nonzero()[:, 0])
-        half = judged.take(fitted_on)
+        half = learned_from.take(torch.isin(learned_from.requests, judged.requests[fitted_on]).nonzero()[:, 0])
         held = judged.take(held_out)
         nets = {
-            "": training.run(half.joined(again), seed=seed, scratch=scratch / f"half{number}"),
+            "": training.run(half, seed=seed, scratch=scratch / f"half{number}"),
             "mixture_": training.start(half, seed=seed),
         }
         for prefix, net in nets.items():

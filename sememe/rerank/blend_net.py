@@ -4,7 +4,7 @@ Shape legend: N requests, C candidates, F features, M targets.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sememe.core.schema import Batch, Int32Array
+from sememe.core.schema import PAD, Batch, BoolArray, Int32Array
 from sememe.core.seeding import generator
 from sememe.train.loop import fit
 from sememe.train.optim import AdamW, WarmupCosine
@@ -94,11 +94,20 @@ class JudgedCandidates:
             requests=torch.cat([self.requests, other.requests]),
         )
 
+    def without(self, left_out: BoolArray) -> "JudgedCandidates":
+        """The same rows, with PAD in place of the candidates for which `left_out` (I,) is true."""
+        gone = torch.from_numpy(left_out)[self.items.clamp(min=0)]
+        return replace(self, items=self.items.masked_fill(gone, PAD))
+
     def hits(self) -> Tensor:
         """(N, C) bool: which candidates are targets."""
         wanted = torch.from_numpy(self.targets).long()
         # A PAD candidate is no item, even where a row has PAD among its targets.
-        return (self.items.unsqueeze(2) == wanted.unsqueeze(1)).any(2) & (self.items >= 0)
+        return (self.items.unsqueeze(2) == wanted.unsqueeze(1)).any(2) & self.is_item()
+
+    def is_item(self) -> Tensor:
+        """(N, C) bool: which candidates are none of the padding."""
+        return self.items != PAD
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +116,7 @@ class _Batches:
 
     features: Tensor
     hits: Tensor
+    is_item: Tensor
     batch_size: int
     seed: int
 
@@ -118,12 +128,14 @@ class _Batches:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = generator(self.seed, "blend-batches", epoch).permutation(len(self.features))
         rows = torch.from_numpy(order[place * self.batch_size : (place + 1) * self.batch_size])
-        return {"features": self.features[rows].numpy(), "hits": self.hits[rows].numpy()}
+        parts = {"features": self.features, "hits": self.hits, "is_item": self.is_item}
+        return {name: part[rows].numpy() for name, part in parts.items()}
 
 
 def listwise_softmax(outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
-    """Mean over all hits of -log softmax over the row's candidates; "scores" (N, C), "hits" (N, C) bool."""
-    return -F.log_softmax(outputs["scores"], dim=1)[batch["hits"]].mean()
+    """Mean over all hits of -log softmax over the row's items; "scores" (N, C), "hits" and "is_item" (N, C) bool."""
+    scores = outputs["scores"].masked_fill(~batch["is_item"], float("-inf"))
+    return -F.log_softmax(scores, dim=1)[batch["hits"]].mean()
 
 
 @dataclass(frozen=True)
@@ -160,7 +172,9 @@ class BlendTraining:
             precision="fp32",
             log_every=1_000_000,
         )
-        source = _Batches(judged.features[rows], hits[rows], batch_size=self.batch_size, seed=seed)
+        source = _Batches(
+            judged.features[rows], hits[rows], judged.is_item()[rows], batch_size=self.batch_size, seed=seed
+        )
         fit(net, source, listwise_softmax, plan, out=scratch, seed=seed, report=_silent)
         return net.eval()
 

@@ -309,7 +309,26 @@ def test_the_loss_by_hand() -> None:
     scores = torch.tensor([[1.0, 2.0, 5.0], [3.0, 1.0, 4.0]]).log()
     hits = torch.tensor([[True, False, True], [False, True, False]])
     expected = -np.mean(np.log([1 / 8, 5 / 8, 1 / 8]))
-    assert listwise_softmax({"scores": scores}, {"hits": hits}).item() == pytest.approx(expected)
+    every = torch.ones_like(hits)
+    assert listwise_softmax({"scores": scores}, {"hits": hits, "is_item": every}).item() == pytest.approx(expected)
+    # The second candidate of the first row is padding: nothing of the row's probability goes to it.
+    is_item = torch.tensor([[True, False, True], [True, True, True]])
+    expected = -np.mean(np.log([1 / 6, 5 / 6, 1 / 8]))
+    assert listwise_softmax({"scores": scores}, {"hits": hits, "is_item": is_item}).item() == pytest.approx(expected)
+
+
+def test_what_is_left_out_is_neither_candidate_nor_answer() -> None:
+    candidates = JudgedCandidates(
+        items=torch.tensor([[4, 2, PAD], [1, 3, 0]]),
+        features=torch.zeros(2, 3, 1),
+        targets=np.array([[2, PAD], [0, 1]], np.int32),
+        requests=torch.tensor([5, 8]),
+    )
+    left = candidates.without(np.array([False, True, True, False, False]))
+    assert left.items.tolist() == [[4, PAD, PAD], [PAD, 3, 0]]
+    assert left.hits().tolist() == [[False, False, False], [False, False, True]]
+    assert left.is_item().tolist() == [[True, False, False], [False, True, True]]
+    assert candidates.items.tolist() == [[4, 2, PAD], [1, 3, 0]]
 
 
 def test_hits_and_standard_features_by_hand() -> None:

@@ -177,6 +177,8 @@ def test_rehearsed_requests_know_nothing_of_the_items_drawn(
         share, log_share = part.features[..., SAID], part.features[..., SAID + 1]
         assert not share[is_new].any() and share[~is_new].any()
         torch.testing.assert_close(log_share[is_new], torch.full_like(log_share[is_new], np.log(1e-4)))
+    # What is new by nature is there because it was held out, and is left out of the fit.
+    assert not (judged.items >= KNOWN).any() and (judged.items == PAD).sum() == len(judged.items) * (ITEMS - KNOWN)
     # The items drawn did meet others before they were made new.
     assert judged.features[: len(ASKED), :, SAID][torch.from_numpy(drawn())[judged.items[: len(ASKED)]]].any()
     # What answers afterwards has forgotten nothing.
@@ -221,10 +223,9 @@ def test_a_rehearsal_is_not_judged(tmp_path: Path) -> None:
     blend = fitted(replace(PLAN, epochs=1, rehearse_every=0), tmp_path / "fit")
     judged = judge_candidates(blend, model, requests(ASKED), device=CPU)
     hopeless = replace(judged, targets=np.full_like(judged.targets, PAD))
-    alone = cross_fit(PLAN.training(), judged, ordered=PLAN.candidates, seed=0, scratch=tmp_path / "alone")
-    both = cross_fit(
-        PLAN.training(), judged, ordered=PLAN.candidates, seed=0, scratch=tmp_path / "both", rehearsed=hopeless
-    )
+    alone = cross_fit(PLAN.training(), judged, judged, ordered=PLAN.candidates, seed=0, scratch=tmp_path / "alone")
+    more = judged.joined(hopeless)
+    both = cross_fit(PLAN.training(), judged, more, ordered=PLAN.candidates, seed=0, scratch=tmp_path / "both")
     assert both.keys() == alone.keys()
     for name, value in alone.items():
         # They take part in mean and deviation, which are the same for twice the same features, up to rounding.
