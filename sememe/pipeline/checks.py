@@ -52,14 +52,22 @@ def _check_events(recipe: Recipe) -> None:
     if read - held:
         raise ConfigError(
             f"recipe {recipe.name!r}: the model reads {_quoted(read - held)} of events, which its batches do not hold",
-            fix=f"add it to the field events of the batches: events={json.dumps(sorted(read))}",
+            fix=f"set {_events_path(recipe.batches)}={json.dumps(sorted(read))}",
         )
     if held - read:
         raise ConfigError(
             f"recipe {recipe.name!r}: the batches hold {_quoted(held - read)} of events, which its model does not read",
-            fix=f"set the field events of the batches to {json.dumps(sorted(read))}, or use a model that reads it "
+            fix=f"set {_events_path(recipe.batches)}={json.dumps(sorted(read))}, or use a model that reads it "
             "(ItemWise: actions, gaps)",
         )
+
+
+def _events_path(batches: object) -> str:
+    """Where the setting lies: batches may wrap others, which hold it."""
+    path = "batches"
+    while "events" not in getattr(batches, "__dataclass_fields__", {"events"}):
+        batches, path = getattr(batches, "batches", None), f"{path}.batches"
+    return f"{path}.events"
 
 
 def _quoted(names: set[str]) -> str:

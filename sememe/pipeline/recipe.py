@@ -128,6 +128,9 @@ class Reranker(Protocol):
     def check(self, *, parts: int) -> None:
         """Raise ConfigError for settings that cannot be, where the item vectors are joined from so many parts."""
 
+    def check_model(self, model: Any) -> None:
+        """Raise ConfigError for a model that lacks what it is to be asked for."""
+
     def fit(
         self, model: Any, requests: Any, *, evidence: Any, device: Any, seed: int, scratch: Path
     ) -> FittedReranker: ...

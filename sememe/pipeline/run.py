@@ -61,8 +61,7 @@ def run_recipe(
         for member, seed, items in prepared:
             trained = train_model(stages, member, world, items, seed=seed)
             found.take(trained, _judge(stages, trained, world, recipe.evaluation))
-        ways = {name: how for member, _, _ in prepared for name, how in _ways(member).items()}
-        protocol = {"catalogue": "full", "level": "item", "ties": "averaged", "decode": ways}
+        protocol = {"catalogue": "full", "level": "item", "ties": "averaged", "decode": found.decode()}
         metrics = {"protocol": {**world.split.protocol, **protocol}, **found.metrics(recipe)}
         write_file(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         description = {
@@ -85,6 +84,8 @@ class _Findings:
     rows: list[dict[str, Any]] = field(default_factory=list)
     slices: list[dict[str, Any]] = field(default_factory=list)
     per_row: list[pl.DataFrame] = field(default_factory=list)
+    ways: dict[str, list[str]] = field(default_factory=dict)
+    """Row name -> how its lists come about, more than one line where seeds differ in that."""
 
     def take(self, trained: TrainedModel, judged: Mapping[str, Manifest]) -> None:
         """Add one model's evaluations."""
@@ -93,6 +94,13 @@ class _Findings:
             self.slices += json.loads((evaluation.path / "slices.json").read_text(encoding="utf-8"))
             self.per_row.append(pl.read_parquet(evaluation.path / "per_row.parquet"))
         self.models.append(_entry(trained, judged))
+        for name, how in _ways(trained).items():
+            known = self.ways.setdefault(name, [])
+            known += [how] if how not in known else []
+
+    def decode(self) -> dict[str, str]:
+        """Row name -> how its lists come about."""
+        return {name: " / ".join(ways) for name, ways in self.ways.items()}
 
     def metrics(self, recipe: Recipe) -> dict[str, Any]:
         """Rows, their means over seeds, slices and paired comparisons, as metrics.json has them."""
@@ -125,10 +133,11 @@ def _judge(stages: StageStore, trained: TrainedModel, world: World, plan: Evalua
     }
 
 
-def _ways(member: Recipe) -> dict[str, str]:
+def _ways(trained: TrainedModel) -> dict[str, str]:
     """Row name -> how its lists come about, for each of a recipe's rows."""
+    member = trained.recipe
     views = {f"{member.name}:{view.name}": in_a_line(view.decode) for view in member.views}
-    reranked = f"{in_a_line(member.rerank)}, fitted on validation requests"
+    reranked = f"{in_a_line(trained.recommender.rerank)}, fitted on validation requests"
     return {**views, member.name: in_a_line(member.decode) if member.rerank is None else reranked}
 
 

@@ -75,7 +75,9 @@ def check_model(recipe: Recipe, world: World, items: ItemSpace, *, seed: int) ->
         DataError: the batches are to hold something that the data does not know.
     """
     if is_neural(recipe):
-        recipe.model.build(items.inputs(world), seed=seed)  # type: ignore[union-attr]
+        model = recipe.model.build(items.inputs(world), seed=seed)  # type: ignore[union-attr]
+        if recipe.rerank is not None:
+            recipe.rerank.check_model(model)
         check_events(world.interactions, getattr(recipe.batches, "events", ()))
 
 

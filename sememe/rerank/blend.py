@@ -19,7 +19,7 @@ Shape legend: N rows, C candidates, I items, F features, S seen items.
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -121,11 +121,12 @@ class Blend:
             )
         elif estimate["ndcg@10"] <= estimate["mixture_ndcg@10"]:
             _log.warning("the network is not estimated to beat the mixture that it starts from: the mixture stays")
-        if not estimate or estimate["ndcg@10"] <= estimate["mixture_ndcg@10"]:
+        learned = bool(estimate) and estimate["ndcg@10"] > estimate["mixture_ndcg@10"]
+        if not learned:
             net = self.training().start(judged, seed=seed).eval()
             of_mixture = {name: value for name, value in estimate.items() if name.startswith("mixture_")}
             estimate |= {name.removeprefix("mixture_"): value for name, value in of_mixture.items()}
-        return FittedBlend(config=self, signals=untrained.signals, known=untrained.known, net=net, estimate=estimate)
+        return replace(untrained, net=net, learned=learned, estimate=estimate)
 
     def load(self, state: Mapping[str, npt.NDArray[np.generic]], *, evidence: Evidence) -> "FittedBlend":
         """The fitted blend whose `state()` this is."""
@@ -137,7 +138,13 @@ class Blend:
         net = BlendNet(_num_features(signals), hidden=self.hidden)
         weights = {name: torch.from_numpy(array) for name, array in state.items() if name.startswith("net.")}
         net.load_state_dict({name.removeprefix("net."): tensor for name, tensor in weights.items()})
-        return FittedBlend(config=self, signals=tuple(signals), known=evidence.known_items(), net=net.eval())
+        return FittedBlend(
+            config=self,
+            signals=tuple(signals),
+            known=evidence.known_items(),
+            net=net.eval(),
+            learned=bool(state["learned"]),
+        )
 
     def check(self, *, parts: int) -> None:
         """Refuse settings that cannot be, where the item vectors of the recipe have so many `parts`.
@@ -160,6 +167,19 @@ class Blend:
             )
         for signal in self.signals:
             signal.check(parts=parts)
+
+    def check_model(self, model: object) -> None:
+        """Refuse a model that does not say what the features are made of.
+
+        Raises:
+            ConfigError: names what it lacks.
+        """
+        missing = [name for name in ("score_items", "code_log_prob", "as_new") if not hasattr(model, name)]
+        if missing:
+            raise ConfigError(
+                f"Blend asks a model for {' and '.join(missing)}, and {type(model).__name__} has none",
+                fix="use it with ItemWise, or leave rerank out",
+            )
 
     def describe(self) -> str:
         """How lists come about, in a line."""
@@ -207,9 +227,17 @@ class FittedBlend:
     known: BoolArray
     """(I,) whether the training part holds the item."""
     net: BlendNet
+    learned: bool = True
+    """Whether the network orders the candidates; if not, it is as it started, and the mixture's order stays."""
     estimate: Mapping[str, float] = field(default_factory=dict)
     """Cross-fitted validation metrics, after `Blend.fit`, and those of the mixture alone ("mixture_..."); empty where
     there were too few requests to tell."""
+
+    def describe(self) -> str:
+        """How lists come about, in a line."""
+        if self.learned:
+            return self.config.describe()
+        return f"{self.config.candidates} candidates in the order of the mixture that chose them: no network beat it"
 
     def recommend(
         self, model: Generator, batch: Batch, tensors: TensorBatch, *, k: int, seen: Int32Array | None
@@ -277,6 +305,7 @@ class FittedBlend:
         state: dict[str, npt.NDArray[np.generic]] = {
             f"net.{name}": tensor.detach().cpu().numpy() for name, tensor in self.net.state_dict().items()
         }
+        state["learned"] = np.array(self.learned)
         for number, signal in enumerate(self.signals):
             state |= {f"signal{number}.{name}": array for name, array in signal.state().items()}
         return state

@@ -122,11 +122,16 @@ def test_models_and_batches_that_do_not_fit_are_refused_before_anything_is_made(
     both = reading(reranked)
     assert isinstance(both.model, ItemWise) and isinstance(tiny.batches, PrefixBatches)
     check_recipe(both)
-    with pytest.raises(ConfigError, match='the model reads "action" and "gap" of events, which its batches do not'):
+    with pytest.raises(
+        ConfigError, match='the model reads "action" and "gap" of events, which its batches do not'
+    ) as told:
         run_recipe(replace(both, batches=reranked.batches), data=tmp_path / "no data", out=tmp_path / "run")
+    # The setting that is to be changed lies in the batches that others wrap.
+    path, value = (told.value.fix or "").removeprefix("set ").split("=")
+    check_recipe(apply_settings(replace(both, batches=reranked.batches, views=(), baselines=()), {path: value}))
     with pytest.raises(ConfigError, match='the batches hold "gap" of events, which its model does not read'):
         check_recipe(replace(both, model=replace(both.model, gaps=False)))
-    with pytest.raises(ConfigError, match='the batches hold "gap" of events'):
+    with pytest.raises(ConfigError, match=r"set batches\.events=\[\]"):
         check_recipe(replace(tiny, batches=replace(tiny.batches, events=("gap",))))
     with pytest.raises(ConfigError, match="recipe 'other': the batches hold"):
         other = replace(tiny, name="other", batches=replace(tiny.batches, events=("gap",)), baselines=())

@@ -241,6 +241,17 @@ def test_a_likeness_reads_a_part_that_the_embedder_makes(embed: Embedder | None,
                 check_recipe(recipe)
 
 
+def test_a_model_that_the_last_word_cannot_ask_is_refused_before_it_is_trained(
+    tiny: Recipe, reranked: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    wrong = replace(reranked, model=tiny.model, batches=tiny.batches, objective=tiny.objective, views=())
+    with pytest.raises(
+        ConfigError, match="Blend asks a model for score_items and code_log_prob and as_new, and EncDecModel has none"
+    ):
+        run_again(wrong, world_files, tmp_path / "run")
+    assert not list((tmp_path / "run" / "stages").glob("model-*"))
+
+
 def test_evidence_without_some_items_has_neither_their_events_nor_what_the_log_says_of_them(
     reranked: Recipe, world_files: Path, tmp_path: Path
 ) -> None:

@@ -226,6 +226,11 @@ def test_a_network_that_is_not_better_leaves_the_mixture(tmp_path: Path, caplog:
     # What is told is what is used.
     assert blend.estimate["ndcg@10"] == blend.estimate["mixture_ndcg@10"]
     assert "the mixture stays" in caplog.text
+    assert (
+        blend.describe()
+        == f"{plan.candidates} candidates in the order of the mixture that chose them: no network beat it"
+    )
+    assert plan.load(blend.state(), evidence=NO_EVIDENCE).describe() == blend.describe() != plan.describe()
     assert_mixture(blend, model=model)
     known = judge_candidates(blend, model, some, device=cpu)
     net = plan.training().run(known, seed=0, scratch=tmp_path / "alone")
