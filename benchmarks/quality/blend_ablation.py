@@ -20,7 +20,8 @@ from rich.table import Table
 from benchmarks.header import header, run_command, write_output
 from sememe.data.batches import request_batches
 from sememe.pipeline.opened import open_run, read_json
-from sememe.rerank.blend import MIXTURE, FittedBlend, cross_fit, judge_candidates
+from sememe.rerank.blend import MIXTURE, FittedBlend, judge_candidates
+from sememe.rerank.cross_fit import cross_fit
 
 HERE = Path(__file__).resolve().parent
 

@@ -17,8 +17,9 @@ import sememe.rerank.blend
 from sememe.core.schema import PAD, Batch, BoolArray, FloatArray, Int32Array, Interactions
 from sememe.core.seeding import generator
 from sememe.models.counting import ItemKnn
-from sememe.rerank.blend import MODEL_FEATURES, Blend, FittedBlend, cross_fit, judge_candidates
+from sememe.rerank.blend import MODEL_FEATURES, Blend, FittedBlend, judge_candidates
 from sememe.rerank.blend_net import BlendTraining, JudgedCandidates
+from sememe.rerank.cross_fit import cross_fit
 from sememe.rerank.signals import CoOccurrence, Evidence
 
 ITEMS, KNOWN, USERS = 40, 30, 600
