@@ -308,6 +308,21 @@ def test_ties_beyond_the_end_of_a_list_are_counted() -> None:
     assert longer.scores[0, :5].tolist() == [3.0, 2.0, 1.0, 0.0, -1.0] and longer.scores[0, 5] == -np.inf
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"signals": ()}, "Blend has no signal"),
+        ({"candidates": 0}, "candidates of Blend is 0, below 1"),
+        ({"max_requests": 0}, "max_requests of Blend is 0"),
+        ({"epochs": 0}, "epochs of Blend is 0"),
+        ({"batch_size": 0}, "batch_size of Blend is 0"),
+        ({"hidden": -1}, "hidden=-1"),
+        ({"signal_share": 1.5}, "signal_share=1.5"),
+        ({"rehearse_every": -1}, "rehearse_every=-1"),
+        ({"lr": 0.0}, "lr of Blend is 0.0"),
+        ({"signals": (CoOccurrence(ItemKnn(recency=0.0)),)}, "recency of ItemKnn"),
+    ],
+)
 def test_settings_that_cannot_be_are_named(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         fitted(replace(PLAN, **changes), tmp_path)  # type: ignore[arg-type]

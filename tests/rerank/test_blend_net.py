@@ -63,20 +63,3 @@ def test_one_candidate_of_one_request_has_no_spread() -> None:
     net = BlendNet(2, hidden=0)
     net.standardize(torch.tensor([[[3.0, -1.0]]]))
     assert torch.isfinite(net({"features": torch.ones(1, 1, 2)})["scores"]).all()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"signals": ()}, "Blend has no signal"),
-        ({"candidates": 0}, "candidates of Blend is 0, below 1"),
-        ({"max_requests": 0}, "max_requests of Blend is 0"),
-        ({"epochs": 0}, "epochs of Blend is 0"),
-        ({"batch_size": 0}, "batch_size of Blend is 0"),
-        ({"hidden": -1}, "hidden=-1"),
-        ({"signal_share": 1.5}, "signal_share=1.5"),
-        ({"rehearse_every": -1}, "rehearse_every=-1"),
-        ({"lr": 0.0}, "lr of Blend is 0.0"),
-        ({"signals": (CoOccurrence(ItemKnn(recency=0.0)),)}, "recency of ItemKnn"),
-    ],
-)
