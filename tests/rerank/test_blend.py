@@ -18,9 +18,11 @@ import sememe.rerank.blend_net
 from sememe.core.errors import ArtifactError, ConfigError
 from sememe.core.schema import PAD, Ranked
 from sememe.metrics.ranking import rank_metrics
+from sememe.models.counting import ItemKnn
 from sememe.rerank.blend import Blend, FittedBlend, judge_candidates
 from sememe.rerank.blend_net import BlendNet, listwise_softmax
 from sememe.rerank.cross_fit import order_candidates
+from sememe.rerank.signals import CoOccurrence
 from sememe.train.interrupt import TrainingInterrupted
 
 PLAN = Blend(signals=(Planted(),), candidates=ITEMS, hidden=8, epochs=4, lr=0.05, batch_size=32)
