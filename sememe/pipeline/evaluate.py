@@ -19,7 +19,7 @@ from sememe.data.splits import Examples, Split
 from sememe.metrics.coverage import catalogue_coverage, entropy, popularity_bias, recommendation_counts
 from sememe.metrics.ranking import rank_metrics
 from sememe.metrics.significance import bootstrap_means, paired_difference
-from sememe.pipeline.recipe import EvaluationPlan
+from sememe.pipeline.recipe import MASKED, EvaluationPlan
 from sememe.pipeline.recommend import Recommender
 
 SplitName = Literal["valid", "test"]
@@ -101,15 +101,21 @@ def _count_seen(request: EvalBatch) -> int:
     return int(again.sum())
 
 
-def validation_score(recommender: Recommender, split: Split, plan: EvaluationPlan, *, seed: int) -> dict[str, float]:
-    """Mean metrics on at most `plan.validation_users` validation rows, seen items left in; early stopping uses it."""
+def validation_score(
+    recommender: Recommender, split: Split, plan: EvaluationPlan, *, monitor: str, seed: int
+) -> dict[str, float]:
+    """Mean metrics on at most `plan.validation_users` validation rows, for early stopping.
+
+    Seen items are left in, or left out where the number to watch says so by its name; the names then all do.
+    """
     examples = split.valid
     if len(examples) > plan.validation_users:
         rows = generator(seed, "validation-users").choice(len(examples), plan.validation_users, replace=False)
         rows.sort()
         examples = Examples(users=examples.users[rows], starts=examples.starts[rows], ends=examples.ends[rows])
-    judged = judge(recommender, split, plan, examples=examples, mask_seen=False)
-    return {name: float(values.mean()) for name, values in judged.per_row.items()}
+    prefix = MASKED if monitor.startswith(MASKED) else ""
+    judged = judge(recommender, split, plan, examples=examples, mask_seen=bool(prefix))
+    return {prefix + name: float(values.mean()) for name, values in judged.per_row.items()}
 
 
 def metrics_row(

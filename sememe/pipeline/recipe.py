@@ -17,6 +17,7 @@ from sememe.core.schema import Batch, Catalog, Codes, FloatArray, Int32Array, In
 from sememe.data.filters import Dedupe, Filtered, KCore, MinLength
 from sememe.data.splits import GlobalTime, LastSession, LeaveOneOut, Split
 from sememe.data.withhold import withhold_items
+from sememe.sid.limits import CodeLimits
 from sememe.train.plan import TrainPlan
 
 
@@ -204,6 +205,10 @@ class DataPlan:
     """Whether catalogue items without any event can be recommended."""
 
 
+MASKED = "masked_"
+"""Before the name of a validation number: with seen items left out, as lists are made unless asked otherwise."""
+
+
 @dataclass(frozen=True)
 class EvaluationPlan:
     """How a model is judged.  Full catalogue, item level, ties averaged, with and without seen items: always."""
@@ -238,7 +243,8 @@ class EvaluationPlan:
                 raise ConfigError(
                     f"evaluation.{name} is {list(begins[1:])}", fix="give ascending counts above 1: [5,10,30]"
                 )
-        known = [f"{metric}@{k}" for metric in ("recall", "hit", "ndcg", "mrr") for k in self.ks]
+        plain = [f"{metric}@{k}" for metric in ("recall", "hit", "ndcg", "mrr") for k in self.ks]
+        known = [*plain, *(MASKED + name for name in plain)]
         if monitor is not None and monitor not in known:
             raise ConfigError(f"train.monitor is {monitor!r}, which is not computed", fix=did_you_mean(monitor, known))
 
@@ -254,6 +260,8 @@ class Recipe:
     embed: Embedder | None = None
     tokenizer: Tokenizer | None = None
     collisions: CollisionRule | None = None
+    limits: CodeLimits = CodeLimits()
+    """What the codes must keep to before anything is trained; no stage depends on it."""
     batches: BatchPlan | None = None
     objective: Any = None
     """Callable (outputs, batch) -> scalar loss."""

@@ -140,7 +140,8 @@ def training_batches(recipe: Recipe, world: World, items: ItemSpace, *, seed: in
 def _make_neural(
     bench: Workbench, recipe: Recipe, *, world: World, items: ItemSpace, seed: int, say: Say
 ) -> dict[str, Any]:
-    assert recipe.train is not None, "checked by check_recipe"
+    plan = recipe.train
+    assert plan is not None, "checked by check_recipe"
     model = recipe.model.build(items.inputs(world), seed=seed)  # type: ignore[union-attr]
     recommender = make_recommender(recipe, model, items)
     source = training_batches(recipe, world, items, seed=seed)
@@ -149,10 +150,12 @@ def _make_neural(
         model,
         source,
         recipe.objective,
-        recipe.train,
+        plan,
         out=bench.scratch,
         seed=seed,
-        validate=lambda _: validation_score(recommender, world.split, recipe.evaluation, seed=seed),
+        validate=lambda _: validation_score(
+            recommender, world.split, recipe.evaluation, monitor=plan.monitor, seed=seed
+        ),
     )
     save_module(bench.target / WEIGHTS, model)
     logs = bench.target / LOGS

@@ -58,7 +58,7 @@ class TrainPlan:
     validate_every: int = 0
     """Steps between validations; 0: once an epoch."""
     monitor: str = "ndcg@10"
-    """The validation number that chooses the best weights."""
+    """The validation number that chooses the best weights; which there are, the caller that validates says."""
     goal: Literal["max", "min"] = "max"
     patience: int = 0
     """Stop after so many validations in a row that do not beat the best; 0: never."""

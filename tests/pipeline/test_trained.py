@@ -1,7 +1,8 @@
 """What a model stage depends on, and what its batches carry."""
 
+import json
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +47,20 @@ def test_only_models_that_read_the_codes_of_targets_get_them(
     assert ("target_codes" in batch) == reads
     if reads:
         np.testing.assert_array_equal(batch["target_codes"], items.codes.matrix[batch["target"]])
+
+
+@pytest.mark.parametrize("monitor", ["ndcg@10", "masked_ndcg@10"])
+def test_what_picks_the_best_step_is_the_row_of_its_name(
+    monitor: str, tiny: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    """Watched on all validation users, the best value is the row's own number, with seen items left in or out."""
+    recipe = set_path(set_path(tiny, "train.monitor", monitor), "evaluation.validation_users", "150")
+    run_recipe(replace(recipe, baselines=()), data=world_files, out=tmp_path, say=lambda _: None)
+    lines = [json.loads(line) for line in next(tmp_path.glob("stages/model-*/logs/train.jsonl")).open()]
+    watched = [line[monitor] for line in lines if monitor in line]
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    found = {row["mask_seen"]: row["ndcg@10"] for row in rows if row["split"] == "valid"}
+    assert max(watched) == pytest.approx(found[monitor.startswith("masked_")])
+    assert found[True] != found[False]
+    other = "ndcg@10" if monitor.startswith("masked_") else "masked_ndcg@10"
+    assert not any(other in line for line in lines)
