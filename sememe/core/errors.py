@@ -25,6 +25,10 @@ class ConfigError(SememeError):
     """A recipe, a `--set` path or a value in them is not usable."""
 
 
+class LimitError(SememeError):
+    """Something that a run made breaks a limit that its recipe demands."""
+
+
 class ArtifactError(SememeError):
     """A directory that Sememe wrote earlier is missing, truncated, edited or of another kind."""
 

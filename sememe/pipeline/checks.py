@@ -36,6 +36,12 @@ def check_recipe(recipe: Recipe) -> None:
             f"recipe {recipe.name!r} has a tokenizer without vectors or without a collision rule",
             fix="fill the fields embed and collisions",
         )
+    recipe.limits.check()
+    if recipe.tokenizer is None and recipe.limits.demanded():
+        raise ConfigError(
+            f"recipe {recipe.name!r} limits {recipe.limits.demanded()[0]} of semantic IDs, and it makes none",
+            fix="leave the limits out, or give the recipe a tokenizer",
+        )
     _check_events(recipe)
     _check_views(recipe)
     if recipe.rerank is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sememe.core.artifact import Manifest
-from sememe.core.errors import DataError
+from sememe.core.errors import DataError, LimitError
 from sememe.core.schema import Catalog, Codes, FloatArray, Int64Array, Interactions, ModelInputs
 from sememe.data.datasets import ResolvedDataset, check_counts, resolve_dataset
 from sememe.data.dropped import Dropped
@@ -23,7 +23,7 @@ from sememe.embed.fuse import Fuse
 from sememe.pipeline.recipe import DataPlan, Embedder, Recipe
 from sememe.pipeline.stages import StageStore, Workbench
 from sememe.sid.encode import encode_catalog
-from sememe.sid.report import sid_report
+from sememe.sid.report import SidReport, sid_report
 from sememe.sid.vocab import load_codes, save_codes
 
 
@@ -141,7 +141,32 @@ def prepare_items(stages: StageStore, recipe: Recipe, world: World, *, seed: int
         make=lambda bench: _make_codes(bench, recipe, vectors, seed=seed),
     )
     stages.say((codes_manifest.path / "report.txt").read_text(encoding="utf-8").rstrip())
+    # Codes that an earlier run made are held to the limits too, which may be new.
+    check_limits(recipe, codes_manifest, seed=seed)
     return open_items(vectors_manifest, codes_manifest)
+
+
+def check_limits(recipe: Recipe, codes: Manifest, *, seed: int) -> None:
+    """Hold the codes of a finished stage to the limits of `recipe`.
+
+    Raises:
+        LimitError: names every limit that is broken, the level, what was found, and what usually mends it.
+    """
+    broken = recipe.limits.broken(read_report(codes))
+    if not broken:
+        return
+    lines = [f"  limits.{limit.name}: {limit.text}" for limit in broken]
+    ways_out = "; ".join(dict.fromkeys(limit.way_out for limit in broken))
+    raise LimitError(
+        f"the semantic IDs of {recipe.name!r} (seed {seed}) break limits of the recipe; nothing was trained:\n"
+        + "\n".join(lines),
+        fix=f"look at them: sememe codes {codes.path}; {ways_out}; or lower the limit if such codes will do",
+    )
+
+
+def read_report(codes: Manifest) -> SidReport:
+    """What a finished stage of codes says of them."""
+    return SidReport.from_json(json.loads((codes.path / "report.json").read_text(encoding="utf-8")))
 
 
 def open_items(vectors: Manifest | None, codes: Manifest | None) -> ItemSpace:

@@ -7,7 +7,7 @@ semantic IDs lose to random ones.
 Shape legend: I items, dim the width of the vectors, L semantic levels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,11 +17,16 @@ from sememe.core.schema import Codes, FloatArray, Int32Array, Int64Array
 from sememe.core.seeding import generator
 from sememe.sid.collisions import tuple_groups
 from sememe.sid.kmeans import distinct_rows
+from sememe.sid.rqkmeans import check_vectors
 
 NEIGHBOURS = 10
 MAX_QUERIES = 1000
 """Items whose neighbours are looked up; more would sharpen the shares beyond need."""
 BLOCK_CELLS = 1 << 24
+BLOCK_ROWS = 1 << 17
+"""Vectors whose error is added up at once."""
+ROUNDING = 1e-12
+"""Of the squared length of float32 vectors: smaller squares are no differences."""
 COARSE_SHARE = 0.7
 LOW_USE = 0.4
 """Perplexity below this share of what the level could reach is called out."""
@@ -79,6 +84,16 @@ class SidReport:
         """Plain JSON values."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "SidReport":
+        """The report that `to_json` described."""
+        rows = {
+            "levels": tuple(LevelUse(**use) for use in content["levels"]),
+            "neighbours": tuple(PrefixNeighbours(**near) for near in content["neighbours"]),
+            "warnings": tuple(content["warnings"]),
+        }
+        return cls(**{**content, **rows})
+
     def render(self) -> str:
         """The report as lines of text."""
         lines = [
@@ -107,11 +122,14 @@ def sid_report(codes: Codes, vectors: FloatArray, *, reconstruction: FloatArray 
     """Judge semantic codes (I, L) against the vectors (I, dim) that they were made from.
 
     reconstruction: (I, dim) what the tokenizer makes of the codes, for the reconstruction error.
+
+    Raises DataError where there is no item, or a vector is not finite.
     """
+    check_vectors(vectors)
     assert len(vectors) == codes.num_items, "one vector per item"
     depth = codes.num_semantic_levels
     matrix, sizes = codes.matrix[:, :depth], codes.codebook_sizes[:depth]
-    prefixes = [tuple_groups(matrix[:, : level + 1], sizes[: level + 1]) for level in range(depth)]
+    prefixes = prefix_groups(codes)
     counts = np.bincount(prefixes[-1])
     contents = len(distinct_rows(vectors).rows)
     numbers: dict[str, Any] = {
@@ -132,11 +150,29 @@ def sid_report(codes: Codes, vectors: FloatArray, *, reconstruction: FloatArray 
     return SidReport(**numbers, warnings=_warnings(numbers))
 
 
+def prefix_groups(codes: Codes) -> list[Int64Array]:
+    """For each prefix length of the semantic codes, from 1 on: int64 (I,), equal for items that share the prefix."""
+    depths = range(1, codes.num_semantic_levels + 1)
+    return [tuple_groups(codes.matrix[:, :depth], codes.codebook_sizes[:depth]) for depth in depths]
+
+
 def relative_error(vectors: FloatArray, reconstruction: FloatArray) -> float:
     """Squared error over the squared distance to the mean vector; 0 where the vectors are all equal and met."""
-    lost = float(np.square(vectors - reconstruction, dtype=np.float64).sum())
-    spread = float(np.square(vectors - vectors.mean(axis=0, dtype=np.float64), dtype=np.float64).sum())
-    return lost / spread if spread > 0 else float(lost > 0)
+    return blockwise_error(vectors, lambda rows: reconstruction[rows])
+
+
+def blockwise_error(vectors: FloatArray, rebuild: Callable[[slice], FloatArray]) -> float:
+    """`relative_error` of what `rebuild` gives for slices of the rows, so that not all is rebuilt at once."""
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    lost = spread = size = 0.0
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        lost += float(np.square(vectors[rows] - rebuild(rows), dtype=np.float64).sum())
+        spread += float(np.square(vectors[rows] - mean, dtype=np.float64).sum())
+        size += float(np.square(vectors[rows], dtype=np.float64).sum())
+    # Vectors that are all equal differ from their mean by rounding.
+    rounding = ROUNDING * size
+    return lost / spread if spread > rounding else float(lost > rounding)
 
 
 def neighbour_shares(vectors: FloatArray, prefixes: list[Int64Array]) -> tuple[PrefixNeighbours, ...]:
