@@ -21,7 +21,7 @@ Shape legend: n vectors, dim their width, L levels, K codes of a level, m distin
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +97,9 @@ class BalancedKMeans:
 class FittedBalancedKMeans:
     """Turns vectors into codes, one by one or as a balanced whole, and codes into the vectors they stand for."""
 
+    rebuilds_prefixes: ClassVar[bool] = True
+    """`reconstruct` takes the first codes alone, too."""
+
     codebooks: Sequence[FloatArray]
     """L times (K, dim)"""
     assignment: str
@@ -123,7 +126,7 @@ class FittedBalancedKMeans:
         return quantize_residuals(distinct.rows, self.codebooks)[distinct.inverse]
 
     def reconstruct(self, codes: Int32Array) -> FloatArray:
-        """float32 (n, dim): the sum of the codes' centres."""
+        """float32 (n, dim): the sum of the codes' centres, of codes (n, l) with l <= L."""
         return sum_of_centers(codes, self.codebooks)
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:

@@ -18,6 +18,7 @@ Shape legend: n vectors, dim their width, L codes, B numbers per code.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +85,9 @@ class FiniteScalar:
 class FittedFiniteScalar:
     """Turns vectors into codes and codes into the vectors they stand for."""
 
+    rebuilds_prefixes: ClassVar[bool] = True
+    """`reconstruct` takes the first codes alone, too."""
+
     mean: FloatArray
     """(dim,)"""
     directions: FloatArray
@@ -112,11 +116,12 @@ class FittedFiniteScalar:
         return codes[distinct.inverse]
 
     def reconstruct(self, codes: Int32Array) -> FloatArray:
-        """float32 (n, dim): the middles of the steps, as scores, on their directions."""
-        digits = np.stack(np.unravel_index(codes, self.steps), axis=2).reshape(len(codes), len(self.deviations))
-        steps = np.tile(self.steps, len(self.codebook_sizes))
-        scores = np.arctanh((2 * digits + 1) / steps - 1) * SPREAD * self.deviations
-        return np.asarray(scores @ self.directions.T + self.mean, dtype=np.float32)
+        """float32 (n, dim): the middles of the steps of codes (n, l), l <= L, as scores, on their directions."""
+        known = codes.shape[1] * len(self.steps)
+        digits = np.stack(np.unravel_index(codes, self.steps), axis=2).reshape(len(codes), known)
+        steps = np.tile(self.steps, codes.shape[1])
+        scores = np.arctanh((2 * digits + 1) / steps - 1) * SPREAD * self.deviations[:known]
+        return np.asarray(scores @ self.directions[:, :known].T + self.mean, dtype=np.float32)
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Arrays from which `from_state` makes an equal tokenizer."""

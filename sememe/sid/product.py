@@ -15,6 +15,7 @@ Shape legend: n vectors, dim their width, L parts, K codes per part.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -115,6 +116,9 @@ class ProductKMeans:
 class FittedProductKMeans:
     """Turns vectors into codes and codes into the vectors they stand for."""
 
+    rebuilds_prefixes: ClassVar[bool] = True
+    """`reconstruct` takes the first codes alone, too."""
+
     mean: FloatArray
     """(dim,)"""
     rotation: FloatArray
@@ -138,10 +142,11 @@ class FittedProductKMeans:
         return np.stack([nearest_centers(part, book)[0] for part, book in pairs], axis=1)[distinct.inverse]
 
     def reconstruct(self, codes: Int32Array) -> FloatArray:
-        """float32 (n, dim): the codes' centres side by side, rotated back."""
-        books = split(self.codebook, self.levels)
+        """float32 (n, dim): the centres of codes (n, l), l <= L, side by side, rotated back; unknown parts are mean."""
+        books = split(self.codebook, self.levels)[: codes.shape[1]]
         rebuilt = np.concatenate([book[codes[:, level]] for level, book in enumerate(books)], axis=1)
-        return np.asarray(rebuilt @ self.rotation.T + self.mean, dtype=np.float32)
+        known = self.rotation[:, : rebuilt.shape[1]]
+        return np.asarray(rebuilt @ known.T + self.mean, dtype=np.float32)
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Arrays from which `from_state` makes an equal tokenizer."""

@@ -9,6 +9,7 @@ Shape legend: n vectors, dim their width, L levels, K codes per level; K may dif
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,9 @@ class ResidualKMeans:
 class FittedResidualKMeans:
     """Turns vectors into codes and codes into the vectors they stand for."""
 
+    rebuilds_prefixes: ClassVar[bool] = True
+    """`reconstruct` takes the first codes alone, too."""
+
     codebooks: Sequence[FloatArray]
     """L times (K, dim)"""
 
@@ -71,7 +75,7 @@ class FittedResidualKMeans:
         return quantize_residuals(distinct.rows, self.codebooks)[distinct.inverse]
 
     def reconstruct(self, codes: Int32Array) -> FloatArray:
-        """float32 (n, dim): the sum of the codes' centres."""
+        """float32 (n, dim): the sum of the codes' centres, of codes (n, l) with l <= L."""
         return sum_of_centers(codes, self.codebooks)
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -95,9 +99,9 @@ def quantize_residuals(vectors: FloatArray, codebooks: Sequence[FloatArray] | Fl
 
 
 def sum_of_centers(codes: Int32Array, codebooks: Sequence[FloatArray]) -> FloatArray:
-    """What codes (n, L) stand for, float32 (n, dim)."""
+    """What codes (n, l) of the first l <= L levels stand for, float32 (n, dim)."""
     total = np.zeros((len(codes), codebooks[0].shape[1]), np.float32)
-    for level, codebook in enumerate(codebooks):
+    for level, codebook in enumerate(codebooks[: codes.shape[1]]):
         total += codebook[codes[:, level]]
     return total
 

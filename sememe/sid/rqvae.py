@@ -17,6 +17,7 @@ Shape legend: n vectors, dim their width, L levels, K codes per level, latent th
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -143,6 +144,9 @@ def rqvae_loss(x: Tensor, x_hat: Tensor, quantized: Quantized, *, beta: float) -
 class FittedRqVae:
     """Turns vectors into codes and codes into the vectors they stand for."""
 
+    rebuilds_prefixes: ClassVar[bool] = True
+    """`reconstruct` takes the first codes alone, too."""
+
     net: RqVaeNet
     mean: FloatArray
     scale: FloatArray
@@ -162,8 +166,8 @@ class FittedRqVae:
         return codes[distinct.inverse]
 
     def reconstruct(self, codes: Int32Array) -> FloatArray:
-        """float32 (n, dim): the decoder's answer to the codes, in the units of the input vectors."""
-        books = self.net.codebooks.detach()
+        """float32 (n, dim): the decoder's answer to codes (n, l), l <= L, in the units of the input vectors."""
+        books = self.net.codebooks.detach()[: codes.shape[1]]
         index = torch.from_numpy(codes.astype(np.int64))
         with torch.no_grad():
             quantized = torch.stack([book[index[:, level]] for level, book in enumerate(books)]).sum(dim=0)

@@ -14,6 +14,7 @@ from sememe.sid.controls import RandomCodes, RandomPlanes
 from sememe.sid.encode import encode_catalog
 from sememe.sid.fsq import FiniteScalar
 from sememe.sid.product import ProductKMeans
+from sememe.sid.report import relative_error
 from sememe.sid.rqkmeans import ResidualKMeans
 from sememe.sid.rqvae import RqVae
 
@@ -50,6 +51,23 @@ def test_codes_are_small_whole_numbers_of_known_sizes(name: str) -> None:
         assert np.all(codes >= 0) and np.all(codes < np.array(fitted.codebook_sizes))
         rebuilt = fitted.reconstruct(codes)
         assert rebuilt.dtype == np.float32 and rebuilt.shape == VECTORS.shape
+
+
+REBUILDING = {name for name in KINDS if name not in BLIND}
+
+
+@every_name
+def test_the_first_codes_alone_stand_for_something_where_a_tokenizer_says_so(name: str) -> None:
+    fitted = KINDS[name].fit(VECTORS, seed=0)
+    assert getattr(fitted, "rebuilds_prefixes", False) == (name in REBUILDING)
+    if name not in REBUILDING:
+        return
+    codes = encode_catalog(fitted, VECTORS)
+    one, two = (fitted.reconstruct(codes[:, :depth]) for depth in (1, 2))
+    assert one.dtype == np.float32 and one.shape == VECTORS.shape
+    # What one code stands for is the same for all that have it, whatever comes after.
+    assert len(np.unique(one, axis=0)) == len(np.unique(codes[:, 0]))
+    assert relative_error(VECTORS, two) < relative_error(VECTORS, one) < 1
 
 
 @every_kind
