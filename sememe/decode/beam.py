@@ -106,8 +106,7 @@ def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, seen: SeenPos
 def list_items(beams: Beams, *, k: int, trie: Trie, seen: SeenPositions | None) -> Found:
     """The first k items of the ranked leaves: leaves by score, then node; items of a leaf by index."""
     leaves = _rank(beams)
-    starts = trie.item_starts[-1]
-    first, end = starts[leaves.nodes], starts[leaves.nodes + 1]
+    first, end = (trie.first_position(nodes, depth=trie.num_levels) for nodes in (leaves.nodes, leaves.nodes + 1))
     skipped = torch.zeros_like(first) if seen is None else seen.count_before(first)
     count = end - first if seen is None else end - first - (seen.count_before(end) - skipped)
     count = torch.where(leaves.scores > NEVER, count, 0)

@@ -36,9 +36,13 @@ class ExactCodes:
     """Hypotheses (rows times semantic IDs) per model step; bounds the memory, 50 kB each for TIGER's paper size."""
 
     def score_items(self, model: StepModel, batch: TensorBatch, *, trie: Trie) -> Tensor:
-        """(N, I) fp32 log-probabilities on the trie's device; items that share a semantic ID score exactly the same."""
+        """(N, I) fp32 log-probabilities on the trie's device; items that share a semantic ID score exactly the same.
+
+        Items that the trie does not hold have -inf.
+        """
         by_position = self._score_positions(model, batch, trie=trie)
-        return by_position[:, trie.positions.long()]
+        absent = trie.positions == PAD
+        return by_position[:, trie.positions.clamp(min=0).long()].masked_fill_(absent, NEVER)
 
     def recommend(
         self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: ItemArray | None = None
@@ -63,7 +67,7 @@ class ExactCodes:
         rows = len(next(iter(batch.values())))
         chunks = torch.split(leaves, max(1, self.chunk // rows))
         scores = torch.cat([_teacher_force(model, batch, chunk) for chunk in chunks], dim=1)
-        return scores.repeat_interleave(trie.item_starts[-1].diff(), dim=1)
+        return scores.repeat_interleave(trie.leaf_sizes(), dim=1)
 
 
 @dataclass(frozen=True)

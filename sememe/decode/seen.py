@@ -29,8 +29,9 @@ class SeenPositions:
         """seen: (N, S) item indices in any order, repeats allowed, PAD where a row has fewer."""
         items = torch.as_tensor(seen, device=trie.device)
         assert items.ndim == 2, "one row of seen items per request"
-        positions = torch.where(items == PAD, trie.num_items, trie.positions[items.clamp(min=0).long()])
-        positions = positions.sort(dim=1).values
+        positions = torch.where(items == PAD, PAD, trie.positions[items.clamp(min=0).long()])
+        # Items that the tree does not hold need no leaving out.
+        positions = torch.where(positions == PAD, trie.num_items, positions).sort(dim=1).values
         repeats = torch.zeros_like(positions, dtype=torch.bool)
         repeats[:, 1:] = positions[:, 1:] == positions[:, :-1]
         return cls(positions.masked_fill(repeats, trie.num_items).sort(dim=1).values.contiguous(), trie.num_items)
@@ -51,6 +52,5 @@ class SeenPositions:
         """(N, S) bool: is the node of `depth` above each seen item closed, having no other items?"""
         real = self.positions < self.num_items
         node = trie.node_at(self.positions.clamp(max=self.num_items - 1), depth=depth)
-        starts = trie.item_starts[depth]
-        first, end = starts[node], starts[node + 1]
+        first, end = (trie.first_position(nodes, depth=depth) for nodes in (node, node + 1))
         return real & (self.count_before(end) - self.count_before(first) == end - first)
