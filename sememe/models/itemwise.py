@@ -52,7 +52,7 @@ class ItemWise:
     """Its dropout is for data whose items have few events; see `dense_dropout`."""
     dense_dropout: float | None = None
     """Dropout of the trunk where an item has DENSE events on average or more; from SPARSE on, by the logarithm, between
-    the two.  None: the trunk's own everywhere."""
+    the two; that of `depth` falls in proportion.  None: their own everywhere."""
     depth: Depth = Depth()
     item_embedding: bool = True
     """Whether an item has a vector of its own, beside its codes and its content."""
@@ -86,7 +86,7 @@ class ItemWise:
         self._check_events(inputs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "itemwise"))
-            return ItemWiseModel(replace(self, trunk=self._trunk_for(inputs)), inputs)
+            return ItemWiseModel(self._for_density(inputs), inputs)
 
     def _check_start(self) -> None:
         if self.start not in ("random", "content"):
@@ -109,9 +109,10 @@ class ItemWise:
                 fix="name the time column, or set model.gaps=false and leave it out of events",
             )
 
-    def _trunk_for(self, inputs: ModelInputs) -> Trunk:
+    def _for_density(self, inputs: ModelInputs) -> "ItemWise":
+        """The same with dropout for as many events per item as there are."""
         if self.dense_dropout is None or inputs.train_counts is None:
-            return self.trunk
+            return self
         if not 0.0 <= self.dense_dropout < 1.0:
             raise ConfigError(f"dense_dropout is {self.dense_dropout}, not at least 0 and below 1", fix="set 0.2, say")
         met = inputs.train_counts[inputs.train_counts > 0]
@@ -119,7 +120,9 @@ class ItemWise:
         share = np.clip(np.log(max(events, 1e-9) / SPARSE) / np.log(DENSE / SPARSE), 0.0, 1.0)
         dropout = round(float(self.trunk.dropout + share * (self.dense_dropout - self.trunk.dropout)), 3)
         _log.info("%.1f training events per item: dropout %s", events, dropout)
-        return replace(self.trunk, dropout=dropout)
+        kept = min(1.0, dropout / self.trunk.dropout) if self.trunk.dropout else 1.0
+        of_depth = round(self.depth.dropout * kept, 3)
+        return replace(self, trunk=replace(self.trunk, dropout=dropout), depth=replace(self.depth, dropout=of_depth))
 
 
 @dataclass(eq=False)

@@ -22,15 +22,20 @@ PART = ItemWise(
 )
 
 
-def dropout_of(part: ItemWise, *, events: float | None) -> float:
-    """Of the trunk, where an item that is met at all has so many events in the mean."""
+def built(part: ItemWise, *, events: float | None) -> ItemWise:
+    """What is built where an item that is met at all has so many events in the mean."""
     counts = None
     if events is not None:
         counts = np.full(ITEMS, round(events), np.int64)
         # An item that training never meets says nothing of how often the others are met.
         counts[0] = 0
     inputs = ModelInputs(num_users=5, num_items=ITEMS, codes=CODES, train_counts=counts)
-    return part.build(inputs, seed=0).trunk.config.dropout
+    return part.build(inputs, seed=0).config
+
+
+def dropout_of(part: ItemWise, *, events: float | None) -> float:
+    """Of the trunk."""
+    return built(part, events=events).trunk.dropout
 
 
 @pytest.mark.parametrize(
@@ -48,8 +53,19 @@ def test_items_with_many_events_need_less_dropout(events: float | None, expected
     assert dropout_of(PART, events=events) == expected
 
 
-def test_without_the_rule_the_dropout_is_the_trunks() -> None:
-    assert dropout_of(replace(PART, dense_dropout=None), events=5000) == 0.5
+def test_the_dropout_of_the_decoder_falls_with_it() -> None:
+    part = replace(PART, depth=Depth(hidden=8, dropout=0.4))
+    assert built(part, events=SPARSE).depth.dropout == 0.4
+    assert built(part, events=DENSE).depth.dropout == 0.16
+    # It does not rise, and stays where there is nothing to fall in proportion to.
+    assert built(replace(part, dense_dropout=0.9), events=DENSE).depth.dropout == 0.4
+    none = replace(part, trunk=replace(part.trunk, dropout=0.0))
+    assert built(none, events=DENSE).depth.dropout == 0.4
+
+
+def test_without_the_rule_the_dropout_is_the_parts_own() -> None:
+    alone = built(replace(PART, dense_dropout=None), events=5000)
+    assert (alone.trunk.dropout, alone.depth.dropout) == (PART.trunk.dropout, PART.depth.dropout)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
