@@ -22,9 +22,15 @@ from sememe.data.store import load_catalog, load_interactions, save_catalog, sav
 from sememe.embed.fuse import Fuse
 from sememe.pipeline.recipe import DataPlan, Embedder, Recipe
 from sememe.pipeline.stages import StageStore, Workbench
-from sememe.sid.encode import encode_catalog
+from sememe.sid.encode import settle_catalog
+from sememe.sid.fitted import kind_of, save_tokenizer
 from sememe.sid.report import SidReport, sid_report
 from sememe.sid.vocab import load_codes, save_codes
+
+TOKENIZER_FILE = "tokenizer.safetensors"
+"""What the recipe's tokenizer learnt."""
+EXTENDED_FILE = "extended.safetensors"
+"""What gives later items their codes, where the collision rule made it of the tokenizer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,17 +260,17 @@ def _make_vectors(bench: Workbench, embedder: Embedder, world: World, *, seed: i
 def _make_codes(bench: Workbench, recipe: Recipe, vectors: FloatArray, *, seed: int) -> dict[str, Any]:
     assert recipe.tokenizer is not None and recipe.collisions is not None, "codes need a tokenizer and a collision rule"
     tokenizer = recipe.tokenizer.fit(vectors, seed=seed)
-    semantic = encode_catalog(tokenizer, vectors)
-    codes = recipe.collisions.resolve(semantic, tokenizer.codebook_sizes)
+    settled = settle_catalog(recipe.collisions, tokenizer=tokenizer, vectors=vectors, seed=seed)
+    codes = settled.codes
     save_codes(bench.target, codes)
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in tokenizer.state().items()},
-        bench.target / "tokenizer.safetensors",
-    )
+    save_tokenizer(bench.target / TOKENIZER_FILE, tokenizer)
+    if settled.tokenizer is not tokenizer:
+        save_tokenizer(bench.target / EXTENDED_FILE, settled.tokenizer)
+    semantic = codes.matrix[:, : codes.num_semantic_levels]
     report = sid_report(codes, vectors, reconstruction=tokenizer.reconstruct(semantic))
     (bench.target / "report.json").write_text(json.dumps(report.to_json(), indent=2), encoding="utf-8")
     (bench.target / "report.txt").write_text(report.render() + "\n", encoding="utf-8")
-    return {"codebook_sizes": list(codes.codebook_sizes)}
+    return {"codebook_sizes": list(codes.codebook_sizes), "tokenizer": kind_of(settled.tokenizer)}
 
 
 def _describe_split(protocol: Mapping[str, Any]) -> str:

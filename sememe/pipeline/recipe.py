@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sememe.core.errors import ConfigError, did_you_mean
-from sememe.core.schema import Batch, Catalog, Codes, FloatArray, Int32Array, Interactions, ModelInputs, Ranked
+from sememe.core.schema import Batch, Catalog, FloatArray, Int32Array, Interactions, ModelInputs, Ranked
 from sememe.data.filters import Dedupe, Filtered, KCore, MinLength
 from sememe.data.splits import GlobalTime, LastSession, LeaveOneOut, Split
 from sememe.data.withhold import withhold_items
+from sememe.sid.encode import PlainRule, VectorRule
+from sememe.sid.fitted import FittedTokenizer
 from sememe.sid.limits import CodeLimits
 from sememe.train.plan import TrainPlan
 
@@ -33,26 +35,10 @@ class Embedder(Protocol):
     def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray: ...
 
 
-class FittedTokenizer(Protocol):
-    """A tokenizer that knows its codebooks."""
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]: ...
-    def encode(self, vectors: FloatArray) -> Int32Array: ...
-    def reconstruct(self, codes: Int32Array) -> FloatArray: ...
-    def state(self) -> Mapping[str, npt.NDArray[np.generic]]: ...
-
-
 class Tokenizer(Protocol):
     """Learns semantic IDs from item vectors."""
 
     def fit(self, vectors: FloatArray, *, seed: int) -> FittedTokenizer: ...
-
-
-class CollisionRule(Protocol):
-    """Decides what happens to items that share all semantic codes."""
-
-    def resolve(self, matrix: Int32Array, sizes: tuple[int, ...]) -> Codes: ...
 
 
 class NeuralPart(Protocol):
@@ -259,7 +245,8 @@ class Recipe:
     data: DataPlan = DataPlan()
     embed: Embedder | None = None
     tokenizer: Tokenizer | None = None
-    collisions: CollisionRule | None = None
+    collisions: PlainRule | VectorRule | None = None
+    """What happens to items that share all semantic codes."""
     limits: CodeLimits = CodeLimits()
     """What the codes must keep to before anything is trained; no stage depends on it."""
     batches: BatchPlan | None = None
