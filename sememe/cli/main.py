@@ -175,6 +175,36 @@ def evaluate(run_directory: Path, /, *, as_json: AsJson = False) -> None:
 
 
 @app.command
+def codes(
+    run_directory: Path,
+    /,
+    *,
+    model: str | None = None,
+    refit: bool = True,
+    as_json: AsJson = False,
+    modules: Modules = (),
+) -> None:
+    """Say how good a run's semantic IDs are: use, collisions, and what items with equal first codes have in common.
+
+    Writes RUN/codes/health.json and pictures beside it.
+
+    Parameters
+    ----------
+    run_directory
+        What was given to `sememe run --out`, finished or not; or one stage of codes in it.
+    model
+        A baseline of the run, instead of its own model.
+    refit
+        Fit the tokenizer again to see what a seed changes, where the run has no other seed.
+    as_json
+        Print health.json instead of tables.
+    """
+    from sememe.cli.codes import report_codes
+
+    report_codes(console, run_directory, model=model, modules=modules, refit=refit, as_json=as_json)
+
+
+@app.command
 def recommend(
     run_directory: Path,
     /,
