@@ -7,7 +7,7 @@ import pytest
 
 from sememe.core.schema import Codes, FloatArray
 from sememe.sid.collisions import CollisionToken, KeepTied
-from sememe.sid.report import nearest_by_cosine, neighbour_shares, relative_error, sid_report
+from sememe.sid.report import SidReport, nearest_by_cosine, neighbour_shares, relative_error, sid_report
 from sememe.sid.rqkmeans import ResidualKMeans
 
 AXES = np.array([[1, 0], [2, 0], [0, 1], [0, 2]], np.float32)
@@ -41,6 +41,22 @@ def test_relative_error_by_hand() -> None:
     assert relative_error(vectors[:1], vectors[:1]) == 0
     codes = tied([[0], [1], [2]], (3,))
     assert sid_report(codes, vectors, reconstruction=vectors).reconstruction_error == 0
+
+
+def test_equal_vectors_have_no_variance_to_lose() -> None:
+    # The mean of 49 times 0.3 is not 0.3 to the last digit.
+    same = np.full((49, 3), 0.3, np.float32)
+    assert relative_error(same, same) == 0
+    assert relative_error(same, same + np.float32(1e-8)) == 0
+    assert relative_error(same, same + 1) == 1
+
+
+def test_the_error_of_many_vectors_is_added_up_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vectors, rebuilt = rng.standard_normal((2, 50, 4)).astype(np.float32)
+    whole = relative_error(vectors, rebuilt)
+    monkeypatch.setattr("sememe.sid.report.BLOCK_ROWS", 7)
+    assert relative_error(vectors, rebuilt) == pytest.approx(whole)
 
 
 def test_neighbour_shares_by_hand() -> None:
@@ -115,7 +131,9 @@ def test_collapsed_and_random_codes_are_called_out() -> None:
 
 def test_report_is_json_and_text() -> None:
     report = sid_report(tied([[0, 0], [0, 0], [1, 1], [1, 0]], (4, 2)), AXES, reconstruction=AXES)
-    assert json.loads(json.dumps(report.to_json()))["levels"][0]["perplexity"] == 2.0
+    content = json.loads(json.dumps(report.to_json()))
+    assert content["levels"][0]["perplexity"] == 2.0
+    assert SidReport.from_json(content) == report
     text = report.render()
     assert "distinct tuples  3 (75.0% of items), 2 items share theirs, largest group 2" in text
     assert "level 1          2 of 4 codes used, perplexity 2.0, entropy 1.00 bits, 2 prefixes" in text
