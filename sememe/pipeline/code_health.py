@@ -22,12 +22,13 @@ from safetensors.numpy import load_file
 
 from sememe.core.artifact import MANIFEST, Manifest, is_artifact, read_artifact, write_file
 from sememe.core.config import from_tree
-from sememe.core.errors import ArtifactError, ConfigError, did_you_mean
+from sememe.core.errors import ArtifactError, ConfigError, DataError, did_you_mean
 from sememe.core.schema import Codes, FloatArray
 from sememe.pipeline.opened import read_json
 from sememe.pipeline.prepare import open_items, open_world, read_report
 from sememe.pipeline.stages import Say, StageStore, Workbench, only_writer
-from sememe.sid.encode import encode_catalog
+from sememe.sid.collisions import KeepTied
+from sememe.sid.encode import VectorRule, settle_catalog
 from sememe.sid.health import Absent, CodesHealth, SecondFit, codes_health
 from sememe.sid.vocab import load_codes
 
@@ -197,30 +198,38 @@ def _second_fit(found: _Found, vectors: FloatArray, *, refit: bool, say: Say) ->
         other = read_artifact(stage, kind="codes")
         # Seeds share their vectors, but a sibling of an older run might not.
         if other.meta["inputs"] == found.manifest.meta["inputs"]:
-            codes, depth = load_codes(other.path), load_codes(other.path).num_semantic_levels
+            codes = load_codes(other.path)
+            depth = codes.num_semantic_levels
             return SecondFit(other.meta["settings"]["seed"], codes.matrix[:, :depth], codes.codebook_sizes[:depth])
     if not refit:
         return Absent("there is no fit with another seed to compare with, and none was asked for")
-    return _refit(found, vectors, say=say)
+    try:
+        return _refit(found, vectors, say=say)
+    except DataError as error:
+        return Absent(f"a fit with another seed came to nothing: {error.problem}")
 
 
 def _refit(found: _Found, vectors: FloatArray, *, say: Say) -> SecondFit:
+    """Semantic codes of the same tokenizer and collision rule with the next seed, made or reused."""
     seed = int(found.settings["seed"]) + 1
-    store = StageStore(
-        root=found.run / "codes" / "refits", say=say, recipe_hash=str(found.manifest.meta["recipe_hash"])
-    )
-    tokenizer = from_tree(found.settings["tokenizer"])
+    tokenizer, rule = from_tree(found.settings["tokenizer"]), from_tree(found.settings["collisions"])
 
     def make(bench: Workbench) -> dict[str, Any]:
         took = found.manifest.meta["seconds"]
         say(f"  the tokenizer is fitted again with seed {seed}, to compare; making the codes took {took:.0f} s")
         fitted = tokenizer.fit(vectors, seed=seed)
-        np.save(bench.target / REFIT_FILE, encode_catalog(fitted, vectors), allow_pickle=False)
-        return {"codebook_sizes": list(fitted.codebook_sizes)}
+        # A rule that only numbers colliding items changes no semantic code, and its overflow is of no interest here.
+        settled = settle_catalog(
+            rule if isinstance(rule, VectorRule) else KeepTied(), tokenizer=fitted, vectors=vectors, seed=seed
+        ).codes
+        depth = settled.num_semantic_levels
+        np.save(bench.target / REFIT_FILE, settled.matrix[:, :depth], allow_pickle=False)
+        return {"codebook_sizes": list(settled.codebook_sizes[:depth])}
 
+    store = StageStore(root=found.run / "codes" / "refits", say=say, recipe_hash=found.manifest.meta["recipe_hash"])
     manifest = store.get(
         "refit",
-        settings={"tokenizer": tokenizer, "seed": seed},
+        settings={"tokenizer": tokenizer, "collisions": rule, "seed": seed},
         inputs=found.manifest.meta["inputs"],
         make=make,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sememe.cli.main import main
-from sememe.core.errors import LimitError, MissingExtraError
+from sememe.core.errors import DataError, LimitError, MissingExtraError
 from sememe.pipeline import code_plots
 from sememe.pipeline.code_health import judge_run_codes
 from sememe.pipeline.recipe import Recipe
@@ -20,7 +20,8 @@ from sememe.sid.collisions import KeepTied
 from sememe.sid.controls import RandomPlanes
 from sememe.sid.health import Absent
 from sememe.sid.limits import CodeLimits
-from sememe.sid.rqkmeans import ResidualKMeans
+from sememe.sid.reassign import ReassignLast
+from sememe.sid.rqkmeans import FittedResidualKMeans, ResidualKMeans
 
 PICTURES = {"use.png", "groups.png", "neighbours.png", "cooccurrence.png"}
 
@@ -118,6 +119,29 @@ def test_a_run_with_two_seeds_compares_them(tiny: Recipe, world_files: Path, tmp
     assert not isinstance(judged.health.stability, Absent)
     assert judged.health.stability.seed == 5
     assert not (tmp_path / "codes" / "refits").exists()
+
+
+def test_codes_dealt_out_anew_are_compared_with_codes_dealt_out_anew(
+    tiny: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    recipe = replace(tiny, collisions=ReassignLast(), limits=CodeLimits(reconstruction_error=1e-6))
+    with pytest.raises(LimitError):
+        run_recipe(recipe, data=world_files, out=tmp_path, say=lambda _: None)
+    health = judge_run_codes(tmp_path, say=lambda _: None).health
+    assert not isinstance(health.stability, Absent)
+    # No two items share all codes, in either fit.
+    assert health.stability.rows[-1].kept is None
+    assert [row.depth for row in health.reconstruction] == [1, 2]
+
+
+def test_a_second_fit_that_fails_is_a_measure_that_is_absent(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(self: ResidualKMeans, vectors: object, *, seed: int) -> FittedResidualKMeans:
+        raise DataError(f"no luck with seed {seed}", fix="take another")
+
+    monkeypatch.setattr(ResidualKMeans, "fit", fit)
+    health = judge_run_codes(run, say=lambda _: None).health
+    assert health.stability == Absent("a fit with another seed came to nothing: no luck with seed 1")
+    assert [row.depth for row in health.reconstruction] == [1, 2]
 
 
 def test_a_run_that_stopped_at_a_limit_can_be_looked_at(
