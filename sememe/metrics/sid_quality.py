@@ -114,7 +114,8 @@ def cooccurrence_by_prefix(
         Depth 0, then one entry per length.
     """
     num_items = len(prefixes[0])
-    events = np.unique(users.astype(np.int64) * num_items + items)
+    events = np.sort(users.astype(np.int64) * num_items + items)
+    events = events[np.r_[True, events[1:] != events[:-1]][: len(events)]]
     who, what = events // num_items, events % num_items
     popularity = np.bincount(what, minlength=num_items).astype(np.float64)
     alone = float(np.square(popularity).sum())
@@ -187,7 +188,10 @@ def _stability(depth: int, first: Integers, second: Integers) -> PrefixStability
 
 def pairs_within(groups: Integers) -> int:
     """How many pairs of entries of (n,) have the same number."""
-    counts: Int64Array = np.unique(groups, return_counts=True)[1].astype(np.int64)
+    # Sorted and cut by hand: several times faster than np.unique where most numbers occur once.
+    ordered = np.sort(groups)
+    starts = np.flatnonzero(np.r_[len(ordered) > 0, ordered[1:] != ordered[:-1]])
+    counts: Int64Array = np.diff(np.r_[starts, len(ordered)]).astype(np.int64)
     return int((counts * (counts - 1) // 2).sum())
 
 

@@ -139,6 +139,7 @@ def test_stability_where_no_pair_or_every_pair_is_together() -> None:
 
 
 def test_pairs_within_counts_pairs() -> None:
-    assert pairs_within(np.array([5, 5, 5, 2, 9, 9])) == 3 + 0 + 1
+    assert pairs_within(np.array([5, 9, 5, 2, 5, 9])) == 3 + 0 + 1
+    assert pairs_within(np.array([4])) == pairs_within(np.empty(0, int)) == 0
     # One large group has more pairs than 32 bits hold.
     assert pairs_within(np.zeros(100_000, np.int32)) == 100_000 * 99_999 // 2
