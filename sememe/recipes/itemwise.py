@@ -76,6 +76,8 @@ def itemwise(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
                 Likeness(embedder=1),
             )
         ),
+        # Chosen among ten by 2,000 users, the best step of a sparse log is chosen by chance.
+        evaluation=EvaluationPlan(validation_users=10_000),
         baselines=(popularity(), repeat_last(), item_knn(), sasrec()),
     )
     if size == "demo":
