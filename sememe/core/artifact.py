@@ -5,6 +5,7 @@ directory is renamed into place, so a crash leaves the old artifact or none.  Th
 every file: a truncated or edited artifact is refused by the name of the file.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sememe.core.errors import ArtifactError
+from sememe.core.errors import ArtifactError, SememeError
 
 MANIFEST = "manifest.json"
 LOGS = "logs/"
@@ -95,6 +96,26 @@ def write_file(path: Path, content: str) -> None:
     _fsync(temporary)
     temporary.replace(path)
     _fsync(path.parent)
+
+
+@contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """Hold `directory` for this process.
+
+    Raises:
+        SememeError: another process is writing to it.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise SememeError(f"{directory} is a file, and a directory is needed", fix="give another path")
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SememeError(
+                f"another process is writing to {directory}", fix="wait for it to end, or write to another directory"
+            ) from error
+        yield
 
 
 def hash_files(paths: list[Path]) -> str:

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from sememe.core.artifact import MANIFEST, Manifest, is_artifact, read_artifact, write_file
+from sememe.core.artifact import MANIFEST, Manifest, is_artifact, only_writer, read_artifact, write_file
 from sememe.core.config import from_tree
 from sememe.core.errors import ArtifactError, ConfigError, DataError, did_you_mean
 from sememe.core.schema import Codes, FloatArray
 from sememe.pipeline.opened import read_json
 from sememe.pipeline.prepare import open_items, open_world, read_report
-from sememe.pipeline.stages import Say, StageStore, Workbench, only_writer
+from sememe.pipeline.stages import Say, StageStore, Workbench
 from sememe.sid.collisions import KeepTied
 from sememe.sid.encode import VectorRule, settle_catalog
 from sememe.sid.health import Absent, CodesHealth, SecondFit, codes_health

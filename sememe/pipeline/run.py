@@ -13,14 +13,14 @@ from typing import Any
 
 import polars as pl
 
-from sememe.core.artifact import Manifest, write_file
+from sememe.core.artifact import Manifest, only_writer, write_file
 from sememe.core.config import to_tree, tree_hash
 from sememe.pipeline.checks import check_recipe
 from sememe.pipeline.evaluate import compare_models, seed_means
 from sememe.pipeline.judging import evaluate_reading, readings
 from sememe.pipeline.prepare import World, prepare_items, prepare_world
 from sememe.pipeline.recipe import EvaluationPlan, Recipe, in_a_line
-from sememe.pipeline.stages import Say, StageStore, only_writer
+from sememe.pipeline.stages import Say, StageStore
 from sememe.pipeline.trained import TrainedModel, check_model, is_neural, train_model
 
 

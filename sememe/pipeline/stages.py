@@ -1,19 +1,16 @@
 """Stages of a run: each is an artifact named by the hash of all that goes into it, made once and then reused."""
 
-import fcntl
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sememe.core.artifact import MANIFEST, Manifest, is_artifact, read_artifact, write_artifact
 from sememe.core.config import to_tree
-from sememe.core.errors import SememeError
 
 Say = Callable[[str], None]
 """Where one line of progress goes."""
@@ -97,26 +94,6 @@ class StageStore:
         ]
         changed += [f"input {key} changed" for key, value in inputs.items() if meta["inputs"].get(key) != value]
         return "running again, since " + "; ".join(changed[:3]) + (" ..." if len(changed) > 3 else "")
-
-
-@contextmanager
-def only_writer(directory: Path) -> Iterator[None]:
-    """Hold `directory` for this process.
-
-    Raises:
-        SememeError: another process is writing to it.
-    """
-    if directory.exists() and not directory.is_dir():
-        raise SememeError(f"{directory} is a file, and a run needs a directory", fix="give another --out")
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SememeError(
-                f"another process is writing to {directory}", fix="wait for it to end, or give another --out"
-            ) from error
-        yield
 
 
 def _digest(value: Any) -> str:

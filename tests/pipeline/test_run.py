@@ -9,12 +9,12 @@ from safetensors.numpy import load_file
 
 import sememe
 import sememe.pipeline.opened
+from sememe.core.artifact import only_writer
 from sememe.core.config import from_tree, set_path
 from sememe.core.errors import ArtifactError, ConfigError, DataError, SememeError
 from sememe.pipeline.evaluate import metrics_tables
 from sememe.pipeline.recipe import EvaluationPlan, Recipe
 from sememe.pipeline.run import run_recipe
-from sememe.pipeline.stages import only_writer
 
 
 def run_again(recipe: Recipe, data: Path, out: Path) -> list[str]:
