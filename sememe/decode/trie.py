@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sememe.core.code_keys import pack_codes
 from sememe.core.errors import DataError
 from sememe.core.schema import PAD, BoolArray, Codes, Int32Array, Int64Array
 
@@ -181,13 +182,8 @@ def check_codes(codes: Codes, items: Int64Array) -> None:
 
 def lexicographic_order(matrix: Int32Array, sizes: tuple[int, ...]) -> Int64Array:
     """Rows of `matrix` (M, L) sorted by semantic ID, then by number."""
-    span = 1
-    for size in sizes:
-        span *= size
-    if span < 2**63:  # One sort of packed keys is several times faster than a sort per level.
-        key = np.zeros(len(matrix), np.int64)
-        for level, size in enumerate(sizes):
-            key = key * size + matrix[:, level]
+    key = pack_codes(matrix, sizes)
+    if key is not None:
         return np.argsort(key, kind="stable")
     return np.lexsort(matrix.T[::-1])
 

@@ -15,6 +15,23 @@ from sememe.core.schema import PAD, BoolArray, Codes, Int32Array, Int64Array
 from sememe.decode.trie import IntArray, Trie, check_codes, lexicographic_order
 
 
+def edit_trie(trie: Trie, codes: Codes, *, gone: Int32Array | Int64Array, come: Int32Array | Int64Array) -> Trie:
+    """`trie` without the items `gone`, then with the items `come`; an item whose code changed is in both.
+
+    codes: of the whole catalogue after the change.
+
+    Raises:
+        DataError: no item would be left, or a code of `come` lies outside its codebook.
+    """
+    if len(gone) == trie.num_items and len(come):
+        offered = np.zeros(codes.num_items, np.bool_)
+        offered[come] = True
+        return Trie.build(codes, offered=offered).to(trie.device)
+    smaller = without_items(trie, gone) if len(gone) else trie
+    # Items that nobody offers still have rows, for histories to name.
+    return with_items(smaller, codes, come)
+
+
 def with_items(trie: Trie, codes: Codes, items: Int32Array | Int64Array) -> Trie:
     """`trie` with `items` too, on its device.
 

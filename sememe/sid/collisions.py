@@ -39,7 +39,7 @@ class CollisionToken:
                 f"CollisionToken got size={self.size} and most={self.most}", fix="give size >= 1, most >= 0"
             )
         groups = tuple_groups(matrix, sizes)
-        number = _rank_in_group(groups).astype(np.int32)
+        number = rank_in_group(groups).astype(np.int32)
         last = int(number.argmax())
         largest = int(number[last]) + 1
         if largest > self.size:
@@ -92,8 +92,8 @@ def tuple_groups(matrix: Int32Array, sizes: tuple[int, ...]) -> Int64Array:
     return groups
 
 
-def _rank_in_group(groups: Int64Array) -> Int64Array:
-    """(I,) how many items with a smaller index are in the same group."""
+def rank_in_group(groups: Int64Array) -> Int64Array:
+    """(I,) how many items with a smaller index are in the same group, given the group of each, int64 (I,)."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

@@ -50,7 +50,9 @@ class ExtraLevel:
             rng=generator(seed, "sid", "extra_level"),
             max_iterations=self.iterations,
         )
-        extended = FittedExtraLevel(tokenizer, found.centers)
+        # With fewer different residuals than codes the surplus repeats real centres: never first in a tie, so unused.
+        centers = np.resize(found.centers[: int(found.labels.max()) + 1], found.centers.shape)
+        extended = FittedExtraLevel(tokenizer, centers)
         wide = np.ascontiguousarray(np.column_stack([matrix.astype(np.int32), found.labels]))
         return Settled(self._tell_apart(wide, extended.codebook_sizes), extended)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted_line import LINE, on_line
 from planted_tree import tree
 
 from sememe.core.errors import DataError
@@ -18,15 +19,6 @@ from sememe.sid.fsq import FiniteScalar
 from sememe.sid.product import ProductKMeans
 from sememe.sid.reassign import ReassignLast
 from sememe.sid.rqkmeans import FittedResidualKMeans, ResidualKMeans
-
-LINE = FittedResidualKMeans(
-    (np.array([[0], [100]], np.float32), np.array([[0], [2], [10], [40]], np.float32)),
-)
-"""Two codes, then four: numbers near 0 or 100, plus 0, 2, 10 or 40."""
-
-
-def on_line(*values: float) -> np.ndarray:
-    return np.array(values, np.float32)[:, None]
 
 
 def test_the_item_that_loses_least_moves() -> None:

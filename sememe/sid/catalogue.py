@@ -1,0 +1,316 @@
+"""A catalogue that lives: items come, go and change, and nobody else's code does.
+
+A fitted tokenizer codes what comes; nothing is fitted again.  An item keeps its row for ever, so that item tables of
+models, histories and logs go on meaning what they meant: an item that was removed is no longer offered, and its row and
+code can still be read.  Its code is retired: it is not given to another item, which would then be taken for it in
+histories, in logs and by a model that was trained on it.
+
+    catalogue = LiveCatalogue.start(codes, item_ids=ids, tokenizer=tokenizer, vectors=vectors)
+    newer = catalogue.add(["b7", "b8"], vectors=new_vectors).remove(["a3"])
+    change = newer.changes_since(catalogue)
+    trie = edit_trie(trie, newer.codes, gone=change.gone, come=change.come)
+
+Every change gives a new catalogue and leaves the old one as it was; one that fails gives none.
+
+Shape legend: I rows, n items of a call, dim the width of vectors, D levels of the tokenizer, L levels in all, R retired
+codes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from sememe.core.errors import DataError
+from sememe.core.schema import BoolArray, Codes, FloatArray, Int32Array, Int64Array
+from sememe.sid.collisions import tuple_groups
+from sememe.sid.fitted import FittedTokenizer
+from sememe.sid.place import Arrivals, is_among, joint_keys, place
+from sememe.sid.rqkmeans import check_vectors
+
+ItemIds = Sequence[int] | Sequence[str] | pl.Series
+BLOCK_ROWS = 65_536
+"""Vectors that are reconstructed at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What a search has to learn to follow a catalogue; an item with a new code is in both."""
+
+    gone: Int64Array
+    """Rows, rising, that are no longer offered under the code they had."""
+    come: Int64Array
+    """Rows, rising, that are offered under a code they did not have."""
+
+
+@dataclass(frozen=True, eq=False)
+class LiveCatalogue:
+    """Codes of all items that are or were offered, and what gives codes to those that come."""
+
+    codes: Codes
+    """(I, L) the code of each row; of a removed item, the last one that it had."""
+    item_ids: pl.Series
+    """(I,) Int64 or String, all different."""
+    tokenizer: FittedTokenizer
+    live: BoolArray
+    """(I,) whether the item is offered."""
+    retired: Int32Array
+    """(R, L) codes that nobody has and nobody is given."""
+    errors: FloatArray
+    """(I,) squared distance of the item's vector from what its code stands for."""
+    since_fit: BoolArray
+    """(I,) whether the row's code was given to it later than the fit."""
+    spread: float
+    """Mean squared distance of the fitted vectors from their mean."""
+
+    @classmethod
+    def start(
+        cls, codes: Codes, *, item_ids: ItemIds, tokenizer: FittedTokenizer, vectors: FloatArray
+    ) -> "LiveCatalogue":
+        """The catalogue that a tokenizer was fitted on.
+
+        Args:
+            codes: (I, L), settled by a collision rule.
+            item_ids: (I,) all different.
+            tokenizer: what `settle_catalog` gave beside the codes.
+            vectors: (I, dim) of the items.
+
+        Raises:
+            DataError: numbers of rows differ, an id is there twice, codes do not fit the tokenizer, or two items share
+                a code though they are not left tied.
+        """
+        ids = _series(item_ids)
+        check_vectors(vectors)
+        if not len(ids) == len(vectors) == codes.num_items:
+            raise DataError(
+                f"{len(ids)} item ids, {len(vectors)} vectors and {codes.num_items} codes are no catalogue",
+                fix="give one id, one vector and one code per item, in the same order",
+            )
+        _check_codes(codes, tokenizer)
+        tokenizer.encode(vectors[:1])  # refuses vectors of another width
+        rows = len(ids)
+        return cls(
+            codes=codes,
+            item_ids=ids,
+            tokenizer=tokenizer,
+            live=np.ones(rows, np.bool_),
+            retired=np.empty((0, codes.num_levels), np.int32),
+            errors=_errors(tokenizer, vectors, codes.matrix),
+            since_fit=np.zeros(rows, np.bool_),
+            spread=_spread(vectors),
+        )
+
+    @property
+    def num_live(self) -> int:
+        """Items that are offered."""
+        return int(self.live.sum())
+
+    def rows(self, item_ids: ItemIds) -> Int64Array:
+        """(n,) rows of items, offered or removed.  Raises DataError for an id that never was there."""
+        ids = _series(item_ids, like=self.item_ids)
+        rows = self._lookup(ids)
+        if (rows < 0).any():
+            raise self._unknown(ids[int((rows < 0).argmax())])
+        return rows
+
+    def add(self, item_ids: ItemIds, *, vectors: FloatArray) -> "LiveCatalogue":
+        """With these items too; one that was removed comes back to its row, with its old code where that still fits.
+
+        Raises:
+            DataError: ids are repeated or there already, vectors cannot be coded, or a tuple has no code left.
+        """
+        ids = _series(item_ids, like=self.item_ids)
+        rows = self._lookup(ids)
+        again = np.flatnonzero((rows >= 0) & self.live[rows])
+        if len(again):
+            raise DataError(
+                f"item {ids[int(again[0])]!r} is in the catalogue already ({len(again)} of {len(ids)} are)",
+                fix="leave it out, or give it a code for its new vector with update()",
+            )
+        fresh = rows < 0
+        grown = self._grown(ids.filter(pl.Series(fresh)))
+        rows[fresh] = np.arange(len(self.live), len(self.live) + int(fresh.sum()))
+        return grown._coded(rows, vectors, own=grown._old_codes(rows), retire=False)
+
+    def remove(self, item_ids: ItemIds, *, retire: bool = True) -> "LiveCatalogue":
+        """Without offering these items; their rows and codes can still be read.
+
+        retire: whether their codes are kept from others.
+
+        Raises:
+            DataError: an id is unknown, repeated or removed already, or no item would be left.
+        """
+        rows = self._live_rows(item_ids)
+        if len(rows) == self.num_live:
+            raise DataError("no item would be left in the catalogue", fix="add the new items before")
+        live = self.live.copy()
+        live[rows] = False
+        return replace(self, live=live, retired=self._retired_with(self.codes.matrix[rows], retire=retire))
+
+    def update(self, item_ids: ItemIds, *, vectors: FloatArray, retire: bool = True) -> "LiveCatalogue":
+        """With codes for new vectors of items that are offered; those whose semantic codes do not change keep theirs.
+
+        retire: whether codes that an item loses are kept from others.
+
+        Raises:
+            DataError: an id is unknown, repeated or removed, vectors cannot be coded, or a tuple has no code left.
+        """
+        rows = self._live_rows(item_ids)
+        return self._coded(rows, vectors, own=self.codes.matrix[rows], retire=retire)
+
+    def release(self) -> "LiveCatalogue":
+        """With all retired codes free again: for when no model, log or history in use refers to them."""
+        return replace(self, retired=self.retired[:0])
+
+    def changes_since(self, older: "LiveCatalogue") -> Changes:
+        """From `older`, which this catalogue came from by additions, removals and updates.
+
+        Raises DataError where it did not.
+        """
+        known = len(older.item_ids)
+        sizes = (self.codes.codebook_sizes, older.codes.codebook_sizes)
+        if known > len(self.item_ids) or sizes[0] != sizes[1] or not self.item_ids[:known].equals(older.item_ids):
+            raise DataError(
+                "the two catalogues do not come from one another: their rows or codebooks differ",
+                fix="build what follows the catalogue anew, e.g. Trie.build(catalogue.codes, offered=catalogue.live)",
+            )
+        kept = np.zeros(len(self.live), np.bool_)
+        kept[:known] = older.live & (self.codes.matrix[:known] == older.codes.matrix).all(axis=1)
+        gone = older.live & ~(self.live & kept)[:known]
+        return Changes(gone=np.flatnonzero(gone), come=np.flatnonzero(self.live & ~kept))
+
+    def _coded(self, rows: Int64Array, vectors: FloatArray, *, own: Int32Array, retire: bool) -> "LiveCatalogue":
+        """`rows` (n,) offered, with codes for `vectors` (n, dim); `own` (n, L) is what each may keep."""
+        if len(rows) != len(vectors):
+            raise DataError(
+                f"{len(rows)} item ids for {len(vectors)} vectors", fix="give one vector per id, in the same order"
+            )
+        arrivals = Arrivals(vectors=vectors, semantic=self.tokenizer.encode(vectors), own=own)
+        others = self.live.copy()
+        others[rows] = False
+        mine = own[arrivals.has_own]
+        taken = np.concatenate([self.codes.matrix[others], self._without(self.retired, mine)])
+        placed = place(arrivals, taken=taken, codes=self.codes, tokenizer=self.tokenizer)
+        matrix, live = self.codes.matrix.copy(), self.live.copy()
+        errors, since_fit = self.errors.copy(), self.since_fit.copy()
+        left = matrix[rows][self.live[rows] & (matrix[rows] != placed).any(axis=1)]
+        matrix[rows], live[rows], since_fit[rows] = placed, True, True
+        errors[rows] = _errors(self.tokenizer, vectors, placed)
+        newer = replace(self, codes=replace(self.codes, matrix=matrix), live=live, errors=errors, since_fit=since_fit)
+        return replace(newer, retired=self._without(self._retired_with(left, retire=retire), placed))
+
+    def _grown(self, ids: pl.Series) -> "LiveCatalogue":
+        """With rows for `ids`, which are not offered and have no code yet."""
+        more = len(ids)
+        blank = np.full((more, self.codes.num_levels), -1, np.int32)
+        return replace(
+            self,
+            codes=replace(self.codes, matrix=np.concatenate([self.codes.matrix, blank])),
+            item_ids=pl.concat([self.item_ids, ids]),
+            live=np.concatenate([self.live, np.zeros(more, np.bool_)]),
+            errors=np.concatenate([self.errors, np.zeros(more, np.float32)]),
+            since_fit=np.concatenate([self.since_fit, np.ones(more, np.bool_)]),
+        )
+
+    def _old_codes(self, rows: Int64Array) -> Int32Array:
+        """(n, L) the codes that `rows`, which are not offered, had, -1 where another item has it now or it never had
+        one."""
+        own = self.codes.matrix[rows].copy()
+        had = np.flatnonzero(own[:, 0] >= 0)
+        mine, others = joint_keys([own[had], self.codes.matrix[self.live]], self.codes.codebook_sizes)
+        _, first = np.unique(mine, return_index=True)
+        own[np.setdiff1d(had, had[first])] = -1
+        own[had[is_among(mine, others)]] = -1
+        return own
+
+    def _retired_with(self, more: Int32Array, *, retire: bool) -> Int32Array:
+        if not retire or self.codes.collisions == "tied":
+            return self.retired
+        return np.unique(np.concatenate([self.retired, more]), axis=0)
+
+    def _without(self, codes: Int32Array, gone: Int32Array) -> Int32Array:
+        keys, others = joint_keys([codes, gone], self.codes.codebook_sizes)
+        return codes[~is_among(keys, others)]
+
+    def _lookup(self, ids: pl.Series) -> Int64Array:
+        """(n,) the row of each id, -1 where there is none."""
+        repeated = ids.filter(ids.is_duplicated())
+        if len(repeated):
+            raise DataError(f"item id {repeated[0]!r} is given more than once", fix="give each item once")
+        known = pl.DataFrame({"id": self.item_ids}).with_row_index("row")
+        found = pl.DataFrame({"id": ids}).join(known, on="id", how="left", maintain_order="left")
+        return found["row"].cast(pl.Int64).fill_null(-1).to_numpy().copy()
+
+    def _live_rows(self, item_ids: ItemIds) -> Int64Array:
+        ids = _series(item_ids, like=self.item_ids)
+        rows = self._lookup(ids)
+        missing = np.flatnonzero((rows < 0) | ~self.live[rows])
+        if not len(missing):
+            return rows
+        wanted, row = ids[int(missing[0])], rows[missing[0]]
+        if row < 0:
+            raise self._unknown(wanted)
+        raise DataError(f"item {wanted!r} was removed from the catalogue", fix="bring it back with add()")
+
+    def _unknown(self, wanted: object) -> DataError:
+        return DataError(
+            f"there is no item {wanted!r} in the catalogue",
+            fix=f"add it first; ids of this catalogue look like {self.item_ids[:3].to_list()}",
+        )
+
+
+def _series(item_ids: ItemIds, *, like: pl.Series | None = None) -> pl.Series:
+    """Ids as a series; of the type of `like` where that is given.  Raises DataError for what cannot be one."""
+    fix = "give item ids as whole numbers or as text, all of one kind"
+    if isinstance(item_ids, str):
+        raise DataError(f"the item ids are one text, {item_ids!r}", fix="give a list of ids")
+    try:
+        ids = pl.Series("item_id", item_ids, strict=True)
+    except TypeError as error:
+        raise DataError(f"the item ids are no list of ids: {error}", fix=fix) from error
+    wanted = like.dtype if like is not None else pl.String if ids.dtype == pl.String else pl.Int64
+    if len(ids) == 0:
+        return ids.cast(wanted)
+    if not (ids.dtype == pl.String or ids.dtype.is_integer()):
+        raise DataError(f"the item ids are of type {ids.dtype}", fix=fix)
+    # Ids that are all whole numbers may come as text, and ids that are text may be written as numbers.
+    cast = ids.cast(wanted, strict=False)
+    if cast.null_count():
+        bad = ids.filter(cast.is_null())[0]
+        raise DataError(f"item id {bad!r} is no id of type {wanted}, which those of this catalogue are", fix=fix)
+    if like is None and cast.is_duplicated().any():
+        raise DataError(f"item id {cast.filter(cast.is_duplicated())[0]!r} is there twice", fix="give each item once")
+    return cast
+
+
+def _check_codes(codes: Codes, tokenizer: FittedTokenizer) -> None:
+    sizes = tokenizer.codebook_sizes
+    numbered = codes.num_levels == len(sizes) + 1 and codes.collisions != "tied"
+    if codes.codebook_sizes[: len(sizes)] != sizes or not (codes.num_levels == len(sizes) or numbered):
+        raise DataError(
+            f"codes of sizes {codes.codebook_sizes} do not come from a tokenizer with sizes {sizes}",
+            fix="give the tokenizer that settle_catalog gave beside the codes",
+        )
+    if codes.collisions != "tied":
+        groups = tuple_groups(codes.matrix, codes.codebook_sizes)
+        shared = np.bincount(groups)[groups] > 1
+        if shared.any():
+            raise DataError(
+                f"{int(shared.sum())} items share their code with another, first item index {int(shared.argmax())}",
+                fix="settle the codes with a collision rule first; KeepTied() leaves items tied",
+            )
+
+
+def _spread(vectors: FloatArray) -> float:
+    """Mean squared distance from the mean."""
+    size = float(np.einsum("nd,nd->", vectors, vectors, dtype=np.float64)) / len(vectors)
+    return max(size - float(np.square(vectors.mean(axis=0, dtype=np.float64)).sum()), 0.0)
+
+
+def _errors(tokenizer: FittedTokenizer, vectors: FloatArray, codes: Int32Array) -> FloatArray:
+    """(n,) squared distances of `vectors` from what the tokenizer's part of `codes` (n, L) stands for."""
+    depth = len(tokenizer.codebook_sizes)
+    blocks = [slice(start, start + BLOCK_ROWS) for start in range(0, len(vectors), BLOCK_ROWS)]
+    errors = [np.square(vectors[rows] - tokenizer.reconstruct(codes[rows, :depth])).sum(axis=1) for rows in blocks]
+    return np.concatenate([np.empty(0, np.float32), *errors]).astype(np.float32)
