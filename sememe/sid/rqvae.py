@@ -11,28 +11,36 @@ hours:
 - a short warm-up without quantisation, so that the k-means start sees a latent space that means something;
 - codes that nothing chose for an epoch restart at latents that are represented worst;
 - each distinct vector is trained on once, in an order that does not depend on the order of the items.
+Beyond the paper, off by default: the rotation trick, codebooks as running means, a size per level.
 
 Shape legend: n vectors, dim their width, L levels, K codes per level, latent the width of the bottleneck.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sememe.core.errors import ConfigError
 from sememe.core.schema import FloatArray, Int32Array
 from sememe.core.seeding import generator
-from sememe.sid.kmeans import distinct_rows, k_means
+from sememe.nn.mlp import relu_mlp
+from sememe.nn.quantize import PAST_THE_CHOICE, Gradient, LearntBy, Quantized, ResidualCodebooks
+from sememe.sid.codebook_training import (
+    CodebookTraining,
+    Scale,
+    in_blocks,
+    revive_dead_codes,
+    shuffled,
+    start_codebooks,
+    train_codebooks,
+)
+from sememe.sid.kmeans import distinct_rows
 from sememe.sid.rqkmeans import check_sizes, check_vectors, quantize_residuals
-
-ENCODE_ROWS = 16_384
-"""Vectors that go through the network at once when encoding."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ class RqVae:
     """Fit TIGER's residual-quantised autoencoder on the CPU."""
 
     levels: int = 3
-    codebook_size: int = 256
+    codebook_size: int | tuple[int, ...] = 256
+    """One size for all levels, or one per level."""
     hidden: tuple[int, ...] = (512, 256, 128)
     latent: int = 32
     beta: float = 0.25
@@ -51,6 +60,12 @@ class RqVae:
     batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
+    gradient: Gradient = "straight_through"
+    """What the encoder learns from the decoder: its gradient as it is, or rotated and rescaled to the latent."""
+    codebooks: LearntBy = "loss"
+    """Whether codes follow the codebook term of the loss, or are running means of the residuals that chose them."""
+    decay: float = 0.99
+    """Share that running means keep at each step."""
 
     def fit(self, vectors: FloatArray, *, seed: int) -> "FittedRqVae":
         """Fit on float32 (n, dim); the order of the rows does not matter."""
@@ -58,86 +73,54 @@ class RqVae:
         self._check()
         check_vectors(vectors)
         rows = distinct_rows(vectors).rows
-        mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-        scale = rows.std(axis=0, dtype=np.float64).astype(np.float32)
-        # A dimension without spread carries nothing: leave it at zero instead of dividing by zero.
-        scale = np.where(scale > 1e-8, scale, 1).astype(np.float32)
-        inputs = torch.from_numpy((rows - mean) / scale)
+        scale = Scale.of(rows)
         net = RqVaeNet(rows.shape[1], self, rng=generator(seed, "sid", "rqvae", "init"))
-        _train(net, inputs, self, seed=seed)
-        return FittedRqVae(net.eval(), mean=mean, scale=scale)
+        learner = _Learner(net, scale.apply(rows), self, seed)
+        train_codebooks(learner, net.parameters(), self._training(), steps_per_epoch=-(-len(rows) // self.batch_size))
+        return FittedRqVae(net.eval(), mean=scale.mean, scale=scale.spread)
+
+    def _training(self) -> CodebookTraining:
+        return CodebookTraining(self.epochs, self.warmup_epochs, self.batch_size, self.learning_rate, self.weight_decay)
 
     def _check(self) -> None:
-        sizes = {"latent": self.latent, "epochs": self.epochs, "batch_size": self.batch_size}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ConfigError(f"RqVae got {name}={value}", fix="give at least 1")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"RqVae got learning_rate={self.learning_rate}", fix="give a number above 0")
+        self._training().check(owner="RqVae")
+        if self.latent < 1:
+            raise ConfigError(f"RqVae got latent={self.latent}", fix="give at least 1")
+        for name, choices in {"gradient": get_args(Gradient), "codebooks": get_args(LearntBy)}.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"RqVae got {name}={getattr(self, name)!r}", fix=f"choose one of: {', '.join(choices)}"
+                )
+        if not 0 <= self.decay < 1:
+            raise ConfigError(f"RqVae got decay={self.decay}", fix="give a share from 0 to below 1")
 
 
 class RqVaeNet(nn.Module):
     """Encoder, codebooks and decoder."""
 
-    codebooks: nn.Parameter
-
     def __init__(self, dim: int, config: RqVae, *, rng: np.random.Generator) -> None:
         super().__init__()
         widths = (dim, *config.hidden, config.latent)
-        self.encoder = _mlp(widths, rng=rng)
-        self.decoder = _mlp(widths[::-1], rng=rng)
-        self.codebooks = nn.Parameter(torch.zeros(config.levels, config.codebook_size, config.latent))
-        """(L, K, latent)"""
+        self.encoder = relu_mlp(widths, rng=rng)
+        self.decoder = relu_mlp(widths[::-1], rng=rng)
+        sizes = check_sizes(config.levels, config.codebook_size)
+        self.codebooks = ResidualCodebooks(sizes, config.latent, learnt_by=config.codebooks, decay=config.decay)
+        self.past_the_choice = PAST_THE_CHOICE[config.gradient]
 
     def decode_quantized(self, z: Tensor, quantized: Tensor) -> Tensor:
-        """The decoder on `quantized` (n, latent), with its gradient handed to `z` unchanged (straight-through)."""
-        decoded: Tensor = self.decoder(z + (quantized - z).detach())
+        """The decoder on `quantized` (n, latent), whose gradient goes to `z` (n, latent)."""
+        decoded: Tensor = self.decoder(self.past_the_choice(z, quantized))
         return decoded
 
 
-@dataclass(frozen=True, eq=False)
-class Quantized:
-    """A latent batch cut into code vectors."""
-
-    codes: Tensor
-    """int64 (n, L)"""
-    residuals: Tensor
-    """(L, n, latent): what each level had to represent; level 0 is the latent itself."""
-    chosen: Tensor
-    """(L, n, latent): the code vectors chosen."""
-
-
-def quantize(z: Tensor, codebooks: Tensor) -> Quantized:
-    """Nearest code of each level for latents (n, latent) and codebooks (L, K, latent).
-
-    Gradients reach `z` through the residuals and the codebooks through `chosen`; a residual does not pass gradients on
-    to the codebooks of the levels above it.
-    """
-    codes, residuals, chosen = [], [], []
-    residual = z
-    for codebook in codebooks:
-        with torch.no_grad():
-            affinity = residual @ codebook.T - 0.5 * codebook.square().sum(dim=1)
-            code = affinity.argmax(dim=1)
-        picked = functional.embedding(code, codebook)
-        codes.append(code)
-        residuals.append(residual)
-        chosen.append(picked)
-        residual = residual - picked.detach()
-    return Quantized(torch.stack(codes, dim=1), torch.stack(residuals), torch.stack(chosen))
-
-
-def rqvae_loss(x: Tensor, x_hat: Tensor, quantized: Quantized, *, beta: float) -> Tensor:
+def rqvae_loss(x: Tensor, x_hat: Tensor, terms: Tensor) -> Tensor:
     """Equation of TIGER section 3.1, mean over the batch.
 
     |x - x_hat|^2 + sum_d (|sg[r_d] - e_d|^2 + beta |r_d - sg[e_d]|^2)
 
-    x, x_hat: (n, dim).  Norms are sums over dimensions, as in the paper.
+    x, x_hat: (n, dim); terms: (n,) the sum over d.  Norms are sums over dimensions, as in the paper.
     """
-    reconstruction = (x - x_hat).square().sum(dim=1)
-    codebook = (quantized.residuals.detach() - quantized.chosen).square().sum(dim=(0, 2))
-    commitment = (quantized.residuals - quantized.chosen.detach()).square().sum(dim=(0, 2))
-    return (reconstruction + codebook + beta * commitment).mean()
+    return ((x - x_hat).square().sum(dim=1) + terms).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,30 +137,30 @@ class FittedRqVae:
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """(L,)"""
-        levels, size, _ = self.net.codebooks.shape
-        return (size,) * levels
+        return self.net.codebooks.sizes
 
     def encode(self, vectors: FloatArray) -> Int32Array:
         """int32 (n, L); equal vectors get equal codes wherever they stand in the input."""
         check_vectors(vectors, dim=len(self.mean))
         distinct = distinct_rows(vectors)
-        inputs = torch.from_numpy((distinct.rows - self.mean) / self.scale)
-        codes = quantize_residuals(_latents(self.net, inputs), self.net.codebooks.detach().numpy())
-        return codes[distinct.inverse]
+        latents = in_blocks(self.net.encoder, Scale(self.mean, self.scale).apply(distinct.rows))
+        books = [book.detach().numpy() for book in self.net.codebooks.books()]
+        return quantize_residuals(latents.numpy(), books)[distinct.inverse]
 
     def reconstruct(self, codes: Int32Array) -> FloatArray:
         """float32 (n, dim): the decoder's answer to codes (n, l), l <= L, in the units of the input vectors."""
-        books = self.net.codebooks.detach()[: codes.shape[1]]
-        index = torch.from_numpy(codes.astype(np.int64))
-        with torch.no_grad():
-            quantized = torch.stack([book[index[:, level]] for level, book in enumerate(books)]).sum(dim=0)
-            decoded = torch.cat([self.net.decoder(block) for block in _blocks(quantized)])
-        return np.asarray(decoded.numpy() * self.scale + self.mean, dtype=np.float32)
+        quantized = self.net.codebooks.sum_of(torch.from_numpy(codes.astype(np.int64)))
+        return Scale(self.mean, self.scale).undo(in_blocks(self.net.decoder, quantized))
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Arrays from which `from_state` makes an equal tokenizer."""
-        weights = {f"net.{name}": value.numpy() for name, value in self.net.state_dict().items()}
-        return {"mean": self.mean, "scale": self.scale, **weights}
+        state = self.net.state_dict()
+        weights: dict[str, npt.NDArray[np.generic]] = {
+            f"net.{_name_on_file(name)}": value.numpy() for name, value in state.items()
+        }
+        sizes = self.codebook_sizes
+        uneven = {"sizes": np.array(sizes, np.int64)} if len(set(sizes)) > 1 else {}
+        return {"mean": self.mean, "scale": self.scale, **weights, **uneven}
 
     @classmethod
     def from_state(cls, state: Mapping[str, npt.NDArray[np.generic]]) -> "FittedRqVae":
@@ -188,100 +171,56 @@ class FittedRqVae:
             if name.startswith("net.")
         }
         levels, size, latent = weights["codebooks"].shape
+        sizes = state.get("sizes", np.full(levels, size))
         # Linear layers sit at the even places of the encoder; the last one leads to the latent.
         layers = sum(name.startswith("encoder.") and name.endswith(".weight") for name in weights)
         hidden = tuple(len(weights[f"encoder.{2 * place}.weight"]) for place in range(layers - 1))
-        config = RqVae(levels=levels, codebook_size=size, hidden=hidden, latent=latent)
+        config = RqVae(levels=levels, codebook_size=tuple(int(size) for size in sizes), hidden=hidden, latent=latent)
         # The weights drawn here are replaced at once.
         net = RqVaeNet(len(state["mean"]), config, rng=generator(0, "sid", "rqvae", "load"))
-        net.load_state_dict(weights)
+        net.load_state_dict({name: weights[_name_on_file(name)] for name in net.state_dict()})
         mean, scale = (np.asarray(state[name], dtype=np.float32) for name in ("mean", "scale"))
         return cls(net.eval(), mean=mean, scale=scale)
 
 
-def _mlp(widths: tuple[int, ...], *, rng: np.random.Generator) -> nn.Sequential:
-    """Linear layers with ReLU between them; He-uniform weights drawn from `rng`, not from torch's global seed."""
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
-        linear = nn.Linear(fan_in, fan_out)
-        bound = (3 / fan_in) ** 0.5
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(rng.uniform(-bound, bound, (fan_out, fan_in)).astype(np.float32)))
-            linear.bias.zero_()
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+def _name_on_file(name: str) -> str:
+    return name.replace("codebooks.vectors", "codebooks")
 
 
-def _train(net: RqVaeNet, inputs: Tensor, config: RqVae, *, seed: int) -> None:
-    """Warm up, start the codebooks by k-means, then train everything."""
-    steps_per_epoch = -(-len(inputs) // config.batch_size)
-    total = steps_per_epoch * (config.warmup_epochs + config.epochs)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
+@dataclass(frozen=True, eq=False)
+class _Learner:
+    """The network in training."""
 
-    def step(loss: Tensor) -> None:
-        assert bool(torch.isfinite(loss)), "the RQ-VAE loss is not finite"
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
+    net: RqVaeNet
+    inputs: Tensor
+    """(m, dim) the distinct vectors, standardised."""
+    config: RqVae
+    seed: int
 
-    for epoch in range(config.warmup_epochs):
-        for batch in _batches(inputs, config.batch_size, generator(seed, "sid", "rqvae", "order", epoch)):
-            step((batch - net.decoder(net.encoder(batch))).square().sum(dim=1).mean())
-    start_codebooks(net, inputs, seed=seed)
-    for epoch in range(config.warmup_epochs, config.warmup_epochs + config.epochs):
-        used = torch.zeros(config.levels, config.codebook_size, dtype=torch.bool)
-        for batch in _batches(inputs, config.batch_size, generator(seed, "sid", "rqvae", "order", epoch)):
-            z = net.encoder(batch)
-            quantized = quantize(z, net.codebooks)
-            x_hat = net.decode_quantized(z, quantized.chosen.sum(dim=0))
-            step(rqvae_loss(batch, x_hat, quantized, beta=config.beta))
-            for level in range(config.levels):
-                used[level, quantized.codes[:, level]] = True
-        # Codes revived at the very end would never be trained.
-        if epoch + 1 < config.warmup_epochs + 0.9 * config.epochs:
-            revive_dead_codes(net, inputs, used=used)
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        rng = generator(self.seed, "sid", "rqvae", "order", epoch)
+        for rows in shuffled(len(self.inputs), size=self.config.batch_size, rng=rng):
+            yield self.inputs[rows]
 
+    def warm_loss(self, batch: Tensor) -> Tensor:
+        decoded: Tensor = self.net.decoder(self.net.encoder(batch))
+        return (batch - decoded).square().sum(dim=1).mean()
 
-def start_codebooks(net: RqVaeNet, inputs: Tensor, *, seed: int) -> None:
-    """Set each level's codebook to the k-means centres of that level's residuals."""
-    residual = _latents(net, inputs)
-    for level in range(len(net.codebooks)):
-        rng = generator(seed, "sid", "rqvae", "kmeans", level)
-        found = k_means(residual, num_clusters=net.codebooks.shape[1], rng=rng, max_iterations=20)
-        # With fewer distinct vectors than codes the surplus repeats real centres: never first in a tie, so unused.
-        centers = np.resize(found.centers[: max(1, int(found.labels.max()) + 1)], found.centers.shape)
-        with torch.no_grad():
-            net.codebooks[level] = torch.from_numpy(centers)
-        residual = residual - found.centers[found.labels]
+    def start(self) -> None:
+        start_codebooks(self.net.codebooks, self._latents().numpy(), seed=self.seed)
 
+    def loss(self, batch: Tensor) -> Tensor:
+        z = self.net.encoder(batch)
+        quantized: Quantized = self.net.codebooks(z)
+        x_hat = self.net.decode_quantized(z, quantized.chosen.sum(dim=0))
+        loss = rqvae_loss(batch, x_hat, self.net.codebooks.terms(quantized, beta=self.config.beta))
+        self.net.codebooks.note(quantized)
+        return loss
 
-def revive_dead_codes(net: RqVaeNet, inputs: Tensor, *, used: Tensor) -> None:
-    """Move codes (L, K) that `used` marks False to the residuals that their level represents worst."""
-    if bool(used.all()):
-        return
-    with torch.no_grad():
-        quantized = quantize(torch.from_numpy(_latents(net, inputs)), net.codebooks)
-        error = (quantized.residuals - quantized.chosen).square().sum(dim=2)
-        for level, level_used in enumerate(used):
-            dead = torch.nonzero(~level_used).ravel()[: len(inputs)]
-            worst = torch.argsort(error[level], descending=True, stable=True)[: len(dead)]
-            net.codebooks[level, dead] = quantized.residuals[level, worst]
+    def end_epoch(self, *, revive: bool) -> None:
+        if revive:
+            revive_dead_codes(self.net.codebooks, self._latents())
+        self.net.codebooks.forget()
 
-
-def _batches(inputs: Tensor, size: int, rng: np.random.Generator) -> Iterator[Tensor]:
-    order = torch.from_numpy(rng.permutation(len(inputs)))
-    for start in range(0, len(inputs), size):
-        yield inputs[order[start : start + size]]
-
-
-def _latents(net: RqVaeNet, inputs: Tensor) -> FloatArray:
-    """float32 (n, latent) of standardised inputs (n, dim), in blocks."""
-    with torch.no_grad():
-        latents: FloatArray = torch.cat([net.encoder(block) for block in _blocks(inputs)]).numpy()
-    return latents
-
-
-def _blocks(rows: Tensor) -> list[Tensor]:
-    return [rows[start : start + ENCODE_ROWS] for start in range(0, len(rows), ENCODE_ROWS)]
+    def _latents(self) -> Tensor:
+        return in_blocks(self.net.encoder, self.inputs)

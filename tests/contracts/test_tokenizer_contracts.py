@@ -1,5 +1,6 @@
 """What every tokenizer promises: one battery, run over each kind, on clusters whose tree is known."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,12 @@ from sememe.sid.rqvae import RqVae
 WORLD = PlantedWorld(branching=(4, 3), items_per_leaf=5, dim=8, noise=0.01, num_users=1).generate(seed=0)
 assert WORLD.catalog.vectors is not None
 VECTORS: FloatArray = WORLD.catalog.vectors
+SMALL_RQVAE = RqVae(levels=2, codebook_size=6, hidden=(16,), latent=6, epochs=6, warmup_epochs=10, batch_size=16)
 KINDS = {
-    "rqvae": RqVae(levels=2, codebook_size=6, hidden=(16,), latent=6, epochs=6, warmup_epochs=10, batch_size=16),
+    "rqvae": SMALL_RQVAE,
+    "rqvae-uneven": replace(SMALL_RQVAE, codebook_size=(6, 4)),
+    "rqvae-rotation": replace(SMALL_RQVAE, gradient="rotation"),
+    "rqvae-ema": replace(SMALL_RQVAE, codebooks="ema"),
     "rqkmeans": ResidualKMeans(levels=2, codebook_size=6),
     "rqkmeans-uneven": ResidualKMeans(levels=2, codebook_size=(6, 4)),
     "balanced": BalancedKMeans(levels=2, codebook_size=6),
@@ -33,7 +38,7 @@ KINDS = {
     "planes": RandomPlanes(levels=2, bits=3),
     "random": RandomCodes(levels=2, codebook_size=6),
 }
-SIZES = {"rqkmeans-uneven": (6, 4), "planes": (8, 8)}
+SIZES = {"rqvae-uneven": (6, 4), "rqkmeans-uneven": (6, 4), "planes": (8, 8)}
 """Where they are not (6, 6)."""
 WITHOUT_RANDOMNESS = {"fsq"}
 BLIND = {"planes", "random"}

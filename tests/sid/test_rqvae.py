@@ -1,5 +1,8 @@
 """RQ-VAE: its loss by hand, its gradients, and its codes on a planted tree."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,9 @@ from planted_tree import same_tree, tree
 from torch import Tensor
 
 from sememe.core.errors import ConfigError
-from sememe.sid.rqvae import FittedRqVae, RqVae, RqVaeNet, quantize, revive_dead_codes, rqvae_loss, start_codebooks
+from sememe.nn.quantize import ResidualCodebooks
+from sememe.sid.codebook_training import revive_dead_codes, start_codebooks
+from sememe.sid.rqvae import FittedRqVae, RqVae, RqVaeNet, rqvae_loss
 
 SMALL = RqVae(levels=2, codebook_size=8, hidden=(16,), latent=4, epochs=4, warmup_epochs=2, batch_size=64)
 
@@ -20,7 +25,8 @@ def cloud(rows: int, dim: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((rows, dim)).astype(np.float32)
 
 
-def test_codes_recover_the_planted_tree() -> None:
+@pytest.mark.parametrize("options", [{}, {"gradient": "rotation"}, {"codebooks": "ema", "decay": 0.9}])
+def test_codes_recover_the_planted_tree(options: Any) -> None:
     vectors, paths = tree(0)
     part = RqVae(
         levels=3,
@@ -31,41 +37,37 @@ def test_codes_recover_the_planted_tree() -> None:
         warmup_epochs=30,
         batch_size=64,
         learning_rate=0.01,
+        **options,
     )
     assert same_tree(part.fit(vectors, seed=0).encode(vectors), paths)
 
 
-BOOKS = torch.tensor([[[0.0, 0.0], [4.0, 0.0]], [[1.0, 1.0], [0.0, -1.0]]])
-
-
-def test_quantize_by_hand() -> None:
-    # (3, 1): nearest of level 0 is (4, 0), rest (-1, 1), nearest of level 1 is (1, 1) at 4 against (0, -1) at 5.
-    found = quantize(torch.tensor([[3.0, 1.0]]), BOOKS)
-    assert found.codes.tolist() == [[1, 0]]
-    assert found.residuals.tolist() == [[[3.0, 1.0]], [[-1.0, 1.0]]]
-    assert found.chosen.tolist() == [[[4.0, 0.0]], [[1.0, 1.0]]]
+def worked_example() -> ResidualCodebooks:
+    """(3, 1) has (4, 0) nearest and leaves (-1, 1), which has (1, 1) nearest and leaves (-2, 0)."""
+    codebooks = ResidualCodebooks((2, 2), 2)
+    codebooks.place(0, torch.arange(2), torch.tensor([[0.0, 0.0], [4.0, 0.0]]))
+    codebooks.place(1, torch.arange(2), torch.tensor([[1.0, 1.0], [0.0, -1.0]]))
+    return codebooks
 
 
 def test_loss_by_hand() -> None:
-    found = quantize(torch.tensor([[3.0, 1.0]]), BOOKS)
+    codebooks = worked_example()
     x, x_hat = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 0.0, 2.0]])
+    terms = codebooks.terms(codebooks(torch.tensor([[3.0, 1.0]])), beta=0.25)
     # Reconstruction 0 + 4 + 1; level 0: |(-1, 1)|^2 = 2; level 1: |(-2, 0)|^2 = 4; codebook 6, commitment .25 * 6.
-    assert rqvae_loss(x, x_hat, found, beta=0.25).item() == pytest.approx(5 + 6 + 1.5)
-    two = quantize(torch.tensor([[3.0, 1.0], [3.0, 1.0]]), BOOKS)
-    assert rqvae_loss(x.repeat(2, 1), x_hat.repeat(2, 1), two, beta=0.25).item() == pytest.approx(12.5)
+    assert rqvae_loss(x, x_hat, terms).item() == pytest.approx(5 + 6 + 1.5)
+    assert rqvae_loss(x.repeat(2, 1), x_hat.repeat(2, 1), terms.repeat(2)).item() == pytest.approx(12.5)
 
 
 def test_gradients_by_hand() -> None:
-    z = torch.tensor([[3.0, 1.0]], requires_grad=True)
-    books = BOOKS.clone().requires_grad_()
-    found = quantize(z, books)
+    z, codebooks = torch.tensor([[3.0, 1.0]], requires_grad=True), worked_example()
     x = torch.zeros(1, 3)
-    torch.autograd.backward(rqvae_loss(x, x, found, beta=0.25))
+    torch.autograd.backward(rqvae_loss(x, x, codebooks.terms(codebooks(z), beta=0.25)))
     # Commitment only: .25 * 2 * ((3, 1) - (4, 0)) + .25 * 2 * ((-1, 1) - (1, 1)).
     assert z.grad is not None and z.grad.tolist() == [[-1.5, 0.5]]
     # Codebook only: 2 * (e - r), and nothing for the codes not chosen.
-    assert books.grad is not None
-    assert books.grad.tolist() == [[[0.0, 0.0], [2.0, -2.0]], [[4.0, 0.0], [0.0, 0.0]]]
+    assert codebooks.vectors.grad is not None
+    assert codebooks.vectors.grad.tolist() == [[[0.0, 0.0], [2.0, -2.0]], [[4.0, 0.0], [0.0, 0.0]]]
 
 
 def test_the_decoder_gradient_goes_straight_through() -> None:
@@ -81,25 +83,42 @@ def test_the_decoder_gradient_goes_straight_through() -> None:
     np.testing.assert_allclose(z.grad.numpy(), plain.grad.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_codebooks_start_on_the_residuals_and_dead_codes_come_back() -> None:
-    net, inputs = net_of(SMALL, 6), torch.from_numpy(cloud(200, 6))
-    start_codebooks(net, inputs, seed=0)
-    codes = quantize(net.encoder(inputs), net.codebooks).codes
+def test_the_decoder_gradient_can_be_rotated() -> None:
+    net, z = net_of(replace(SMALL, gradient="rotation"), 5), torch.tensor([[3.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    quantized = torch.tensor([[0.0, 6.0, 0.0, 0.0]], requires_grad=True)
+    decoded = net.decode_quantized(z, quantized)
+    assert torch.equal(decoded, net.decoder(quantized))
+    torch.autograd.backward(decoded.square().sum())
+    plain = quantized.detach().requires_grad_()
+    torch.autograd.backward(net.decoder(plain).square().sum())
+    assert z.grad is not None and plain.grad is not None and quantized.grad is None
+    # A quarter turn from the first axis to the second, and twice as long: back again, x is what y was and y is -x.
+    (x, y, *rest) = plain.grad[0].tolist()
+    np.testing.assert_allclose(z.grad[0], [2 * y, -2 * x, *(2 * other for other in rest)], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("learnt_by", ["loss", "ema"])
+def test_codebooks_start_on_the_residuals_and_dead_codes_come_back(learnt_by: Any) -> None:
+    net, inputs = net_of(replace(SMALL, codebooks=learnt_by), 6), torch.from_numpy(cloud(200, 6))
+    latents = net.encoder(inputs).detach()
+    start_codebooks(net.codebooks, latents.numpy(), seed=0)
+    codes = net.codebooks(latents).codes
     assert [len(codes[:, level].unique()) for level in range(2)] == [8, 8]
     with torch.no_grad():
-        net.codebooks[0, 5] = 1e3
-    before = _first_level_error(net, inputs)
-    used = torch.ones(2, 8, dtype=torch.bool)
-    used[0, 5] = False
-    kept = net.codebooks.detach().clone()
-    revive_dead_codes(net, inputs, used=used)
-    assert (quantize(net.encoder(inputs), net.codebooks).codes[:, 0] == 5).any()
-    assert _first_level_error(net, inputs) < before
-    assert torch.equal(net.codebooks[1], kept[1]) and torch.equal(net.codebooks[0, :5], kept[0, :5])
+        net.codebooks.vectors[0, 5] = 1e3
+    before = _first_level_error(net, latents)
+    net.codebooks.used[:] = True
+    net.codebooks.used[0, 5] = False
+    kept = net.codebooks.vectors.detach().clone()
+    revive_dead_codes(net.codebooks, latents)
+    assert (net.codebooks(latents).codes[:, 0] == 5).any()
+    assert _first_level_error(net, latents) < before
+    assert torch.equal(net.codebooks.vectors[1], kept[1])
+    assert torch.equal(net.codebooks.vectors[0, :5], kept[0, :5])
 
 
-def _first_level_error(net: RqVaeNet, inputs: Tensor) -> float:
-    found = quantize(net.encoder(inputs), net.codebooks)
+def _first_level_error(net: RqVaeNet, latents: Tensor) -> float:
+    found = net.codebooks(latents)
     return (found.residuals[0] - found.chosen[0]).square().sum().item()
 
 
@@ -137,7 +156,55 @@ def test_fewer_items_than_codes_still_get_codes() -> None:
     assert codes.shape == (5, 2) and len(np.unique(codes, axis=0)) == 5
 
 
-@pytest.mark.parametrize("part", [RqVae(levels=0), RqVae(latent=0), RqVae(epochs=0), RqVae(learning_rate=0.0)])
+def test_a_size_per_level() -> None:
+    vectors = cloud(120, 6)
+    fitted = replace(SMALL, codebook_size=(8, 3)).fit(vectors, seed=0)
+    codes = fitted.encode(vectors)
+    assert fitted.codebook_sizes == (8, 3) and codes.max(axis=0).tolist() == [7, 2]
+    restored = FittedRqVae.from_state(fitted.state())
+    assert restored.codebook_sizes == (8, 3)
+    np.testing.assert_array_equal(restored.encode(vectors), codes)
+    np.testing.assert_array_equal(restored.reconstruct(codes[:, :1]), fitted.reconstruct(codes[:, :1]))
+    # One size given for each level is the same as one size for all.
+    even = replace(SMALL, codebook_size=(8, 8)).fit(vectors, seed=0).state()
+    for name, array in SMALL.fit(vectors, seed=0).state().items():
+        np.testing.assert_array_equal(even[name], array)
+
+
+@pytest.mark.parametrize("options", [{"gradient": "rotation"}, {"codebooks": "ema"}])
+def test_options_change_the_codes_and_keep_every_promise(options: Any) -> None:
+    vectors, part = cloud(150, 6), replace(SMALL, **options)
+    order = np.random.default_rng(1).permutation(150)
+    codes = part.fit(vectors, seed=3).encode(vectors)
+    assert not np.array_equal(codes, SMALL.fit(vectors, seed=3).encode(vectors))
+    np.testing.assert_array_equal(part.fit(vectors[order], seed=3).encode(vectors[order]), codes[order])
+    restored = FittedRqVae.from_state(part.fit(vectors, seed=3).state())
+    np.testing.assert_array_equal(restored.encode(vectors), codes)
+
+
+def test_running_means_keep_every_code_in_use_where_the_latents_move() -> None:
+    """Codes that training leaves behind are revived, and the running means go on from there."""
+    part = RqVae(
+        levels=1, codebook_size=32, hidden=(16,), latent=4, epochs=20, batch_size=64, codebooks="ema", decay=0.9
+    )
+    vectors = cloud(400, 6)
+    codes = part.fit(vectors, seed=0).encode(vectors)
+    assert len(np.unique(codes)) >= 31
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        RqVae(levels=0),
+        RqVae(levels=2, codebook_size=(8, 8, 8)),
+        RqVae(latent=0),
+        RqVae(epochs=0),
+        RqVae(learning_rate=0.0),
+        RqVae(gradient="sideways"),  # type: ignore[arg-type]
+        RqVae(codebooks="guess"),  # type: ignore[arg-type]
+        RqVae(codebooks="ema", decay=1.0),
+    ],
+)
 def test_impossible_settings_are_refused(part: RqVae) -> None:
     with pytest.raises(ConfigError):
         part.fit(cloud(5, 6), seed=0)
