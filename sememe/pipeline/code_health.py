@@ -23,9 +23,10 @@ from safetensors.numpy import load_file
 from sememe.core.artifact import MANIFEST, Manifest, is_artifact, only_writer, read_artifact, write_file
 from sememe.core.config import from_tree
 from sememe.core.errors import ArtifactError, ConfigError, DataError, did_you_mean
-from sememe.core.schema import Codes, FloatArray
+from sememe.core.schema import Codes
 from sememe.pipeline.opened import read_json
-from sememe.pipeline.prepare import open_items, open_world, read_report
+from sememe.pipeline.prepare import ItemSpace, World, fit_tokenizer, open_items, open_world, read_report
+from sememe.pipeline.recipe import ContextTokenizer
 from sememe.pipeline.stages import Say, StageStore, Workbench
 from sememe.sid.collisions import KeepTied
 from sememe.sid.encode import VectorRule, settle_catalog
@@ -94,7 +95,7 @@ def judge_run_codes(
     assert items.vectors is not None and items.codes is not None, "a stage of codes was made from vectors"
     world = open_world(inputs["data"], inputs["split"])
     with only_writer(found.run / "codes"):
-        second = _second_fit(found, items.vectors, refit=refit, say=say)
+        second = _second_fit(found, items, world, refit=refit, say=say)
         health = codes_health(
             items.codes,
             items.vectors,
@@ -186,14 +187,15 @@ def _open_tokenizer(found: _Found) -> Any:
     """The fitted tokenizer of a stage; None where its part does not say which class its `fit` gives."""
     part = from_tree(found.settings["tokenizer"])
     try:
-        fitted = typing.get_type_hints(type(part).fit).get("return")
+        verb = type(part).fit_in if isinstance(part, ContextTokenizer) else type(part).fit
+        fitted = typing.get_type_hints(verb).get("return")
     except NameError:
         return None
     load = getattr(fitted, "from_state", None)
     return None if load is None else load(load_file(found.manifest.path / "tokenizer.safetensors"))
 
 
-def _second_fit(found: _Found, vectors: FloatArray, *, refit: bool, say: Say) -> SecondFit | Absent:
+def _second_fit(found: _Found, items: ItemSpace, world: World, *, refit: bool, say: Say) -> SecondFit | Absent:
     for stage in found.siblings:
         other = read_artifact(stage, kind="codes")
         # Seeds share their vectors, but a sibling of an older run might not.
@@ -204,20 +206,21 @@ def _second_fit(found: _Found, vectors: FloatArray, *, refit: bool, say: Say) ->
     if not refit:
         return Absent("there is no fit with another seed to compare with, and none was asked for")
     try:
-        return _refit(found, vectors, say=say)
+        return _refit(found, items, world, say=say)
     except DataError as error:
         return Absent(f"a fit with another seed came to nothing: {error.problem}")
 
 
-def _refit(found: _Found, vectors: FloatArray, *, say: Say) -> SecondFit:
+def _refit(found: _Found, items: ItemSpace, world: World, *, say: Say) -> SecondFit:
     """Semantic codes of the same tokenizer and collision rule with the next seed, made or reused."""
-    seed = int(found.settings["seed"]) + 1
+    seed, vectors = int(found.settings["seed"]) + 1, items.vectors
+    assert vectors is not None, "codes were made from vectors"
     tokenizer, rule = from_tree(found.settings["tokenizer"]), from_tree(found.settings["collisions"])
 
     def make(bench: Workbench) -> dict[str, Any]:
         took = found.manifest.meta["seconds"]
         say(f"  the tokenizer is fitted again with seed {seed}, to compare; making the codes took {took:.0f} s")
-        fitted = tokenizer.fit(vectors, seed=seed)
+        fitted = fit_tokenizer(tokenizer, items, world, seed=seed)
         # A rule that only numbers colliding items changes no semantic code, and its overflow is of no interest here.
         settled = settle_catalog(
             rule if isinstance(rule, VectorRule) else KeepTied(), tokenizer=fitted, vectors=vectors, seed=seed

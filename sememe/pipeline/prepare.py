@@ -20,10 +20,11 @@ from sememe.data.readers import Tables, open_tables
 from sememe.data.splits import Examples, Split, check_no_leak
 from sememe.data.store import load_catalog, load_interactions, save_catalog, save_interactions, save_vocabularies
 from sememe.embed.fuse import Fuse
-from sememe.pipeline.recipe import DataPlan, Embedder, Recipe
+from sememe.pipeline.recipe import ContextTokenizer, DataPlan, Embedder, Recipe, Tokenizer
 from sememe.pipeline.stages import StageStore, Workbench
+from sememe.sid.context import CodeContext
 from sememe.sid.encode import settle_catalog
-from sememe.sid.fitted import kind_of, save_tokenizer
+from sememe.sid.fitted import FittedTokenizer, kind_of, save_tokenizer
 from sememe.sid.report import SidReport, sid_report
 from sememe.sid.vocab import load_codes, save_codes
 
@@ -139,12 +140,16 @@ def prepare_items(stages: StageStore, recipe: Recipe, world: World, *, seed: int
     )
     if recipe.tokenizer is None:
         return open_items(vectors_manifest, None)
-    vectors = _load_vectors(vectors_manifest)
+    items = open_items(vectors_manifest, None)
+    inputs = {"vectors": vectors_manifest.content_hash}
+    # The log is an input of the codes only where the tokenizer reads it: codes of the others stay in use when it grows.
+    if isinstance(recipe.tokenizer, ContextTokenizer):
+        inputs |= {"data": world.data.content_hash, "split": world.split_manifest.content_hash}
     codes_manifest = stages.get(
         "codes",
         settings={"tokenizer": recipe.tokenizer, "collisions": recipe.collisions, "seed": seed},
-        inputs={"vectors": vectors_manifest.content_hash},
-        make=lambda bench: _make_codes(bench, recipe, vectors, seed=seed),
+        inputs=inputs,
+        make=lambda bench: _make_codes(bench, recipe, items, world, seed=seed),
     )
     stages.say((codes_manifest.path / "report.txt").read_text(encoding="utf-8").rstrip())
     # Codes that an earlier run made are held to the limits too, which may be new.
@@ -257,9 +262,25 @@ def _make_vectors(bench: Workbench, embedder: Embedder, world: World, *, seed: i
     return {"shape": list(vectors.shape), "widths": widths, "items_without_content": empty}
 
 
-def _make_codes(bench: Workbench, recipe: Recipe, vectors: FloatArray, *, seed: int) -> dict[str, Any]:
+def fit_tokenizer(
+    tokenizer: Tokenizer | ContextTokenizer, items: ItemSpace, world: World, *, seed: int
+) -> FittedTokenizer:
+    """`tokenizer` fitted on the vectors of `items` and, where it reads that, on the training part of `world`.
+
+    Raises what the tokenizer raises.
+    """
+    assert items.vectors is not None, "a tokenizer is fitted on vectors"
+    if isinstance(tokenizer, ContextTokenizer):
+        context = CodeContext(items.vector_widths, world.split.train())
+        return tokenizer.fit_in(items.vectors, context=context, seed=seed)
+    return tokenizer.fit(items.vectors, seed=seed)
+
+
+def _make_codes(bench: Workbench, recipe: Recipe, items: ItemSpace, world: World, *, seed: int) -> dict[str, Any]:
     assert recipe.tokenizer is not None and recipe.collisions is not None, "codes need a tokenizer and a collision rule"
-    tokenizer = recipe.tokenizer.fit(vectors, seed=seed)
+    vectors = items.vectors
+    assert vectors is not None, "codes are made of vectors"
+    tokenizer = fit_tokenizer(recipe.tokenizer, items, world, seed=seed)
     settled = settle_catalog(recipe.collisions, tokenizer=tokenizer, vectors=vectors, seed=seed)
     codes = settled.codes
     save_codes(bench.target, codes)

@@ -17,6 +17,7 @@ from sememe.core.schema import Batch, Catalog, FloatArray, Int32Array, Interacti
 from sememe.data.filters import Dedupe, Filtered, KCore, MinLength
 from sememe.data.splits import GlobalTime, LastSession, LeaveOneOut, Split
 from sememe.data.withhold import withhold_items
+from sememe.sid.context import CodeContext
 from sememe.sid.encode import PlainRule, VectorRule
 from sememe.sid.fitted import FittedTokenizer
 from sememe.sid.limits import CodeLimits
@@ -39,6 +40,13 @@ class Tokenizer(Protocol):
     """Learns semantic IDs from item vectors."""
 
     def fit(self, vectors: FloatArray, *, seed: int) -> FittedTokenizer: ...
+
+
+@runtime_checkable
+class ContextTokenizer(Protocol):
+    """Learns semantic IDs from item vectors, the widths of their parts and the training part of the log."""
+
+    def fit_in(self, vectors: FloatArray, *, context: CodeContext, seed: int) -> FittedTokenizer: ...
 
 
 class NeuralPart(Protocol):
@@ -244,7 +252,7 @@ class Recipe:
     decode: Decoder
     data: DataPlan = DataPlan()
     embed: Embedder | None = None
-    tokenizer: Tokenizer | None = None
+    tokenizer: Tokenizer | ContextTokenizer | None = None
     collisions: PlainRule | VectorRule | None = None
     """What happens to items that share all semantic codes."""
     limits: CodeLimits = CodeLimits()
