@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from sememe.core.artifact import Manifest
+from sememe.core.config import to_tree
 from sememe.pipeline.evaluate import Label, SplitName, judge, metrics_row
 from sememe.pipeline.prepare import World
 from sememe.pipeline.recipe import Decoder, EvaluationPlan
@@ -54,9 +55,11 @@ def evaluate_reading(
     stages: StageStore, reading: Reading, *, trained: TrainedModel, world: World, plan: EvaluationPlan
 ) -> Manifest:
     """Judge one reading on its splits, with seen items left in and left out."""
+    # Who is watched in training steers the weights, and nothing here.
+    judged_by = {name: value for name, value in to_tree(plan).items() if name != "validation_users"}
     return stages.get(
         f"evaluation-{reading.name.replace(':', '-')}",
-        settings={"decode": reading.decode, "evaluation": plan, "seed": trained.seed},
+        settings={"decode": reading.decode, "evaluation": judged_by, "seed": trained.seed},
         inputs={**reading.stages, **stage_hashes(world, trained.items)},
         make=lambda bench: _make_evaluation(bench, reading, world, plan, seed=trained.seed),
     )

@@ -200,6 +200,8 @@ def test_what_picks_the_best_step_trains_again(finished: Path, world_files: Path
     shutil.copytree(finished, tmp_path / "run")
     lines = run_again(set_path(tiny, "evaluation.validation_users", "30"), world_files, tmp_path / "run")
     assert any(line.startswith("model-tiny: running again, since validation.users 40 -> 30") for line in lines)
+    # What is not trained is not judged again either.
+    assert "evaluation-popularity: unchanged, reused" in lines
 
 
 def test_filters_are_settings(world_files: Path, tiny: Recipe, tmp_path: Path) -> None:
