@@ -19,11 +19,10 @@ import scipy.sparse.linalg
 from sememe.core.errors import ConfigError, MissingExtraError, NothingToEmbedError
 from sememe.core.schema import Catalog, FloatArray, Interactions
 from sememe.core.seeding import derive_seed, generator
+from sememe.data.cooccurrence import cooccurrence
 
 DENSE_ITEMS = 256
 """Up to here a full SVD is as fast as an iterative one, and always converges."""
-BLOCK_EVENTS = 4_000_000
-"""Pairs that are made and added up at once."""
 
 
 @dataclass(frozen=True)
@@ -92,21 +91,6 @@ class ImplicitAls:
         factors = np.array(model.item_factors, dtype=np.float32)
         factors[np.bincount(train.items, minlength=train.num_items) == 0] = 0
         return factors
-
-
-def cooccurrence(train: Interactions, *, window: int, decay: float) -> sp.csr_matrix:
-    """Symmetric (I, I) float64: sum of decay ** (distance - 1) over a user's pairs of events; no item meets itself."""
-    num_items = train.num_items
-    total = sp.csr_matrix((num_items, num_items), dtype=np.float64)
-    users = train.users()
-    for distance in range(1, min(window, int(train.lengths().max(initial=0)) - 1) + 1):
-        for start in range(0, train.num_events - distance, BLOCK_EVENTS):
-            stop = min(start + BLOCK_EVENTS, train.num_events - distance)
-            left, right = train.items[start:stop], train.items[start + distance : stop + distance]
-            pair = (users[start:stop] == users[start + distance : stop + distance]) & (left != right)
-            weight = np.full(int(pair.sum()), decay ** (distance - 1))
-            total = total + sp.csr_matrix((weight, (left[pair], right[pair])), shape=total.shape)
-    return sp.csr_matrix(total + total.T)
 
 
 def ppmi(counts: sp.csr_matrix, *, context_power: float) -> sp.csr_matrix:

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from sememe.core.errors import ConfigError, MissingExtraError, NothingToEmbedError
 from sememe.core.schema import Catalog, Interactions
 from sememe.embed import collaborative
-from sememe.embed.collaborative import CooccurrenceSvd, ImplicitAls, cooccurrence, ppmi
+from sememe.embed.collaborative import CooccurrenceSvd, ImplicitAls, ppmi
 
 NO_CATALOG = Catalog(pl.DataFrame({"item_id": []}))
 
@@ -31,31 +31,6 @@ def two_worlds(users: int = 200, items: int = 40) -> Interactions:
     rng = np.random.default_rng(0)
     half = items // 2
     return log(*[(rng.integers(0, half, 8) + half * (user % 2)).tolist() for user in range(users)], num_items=items)
-
-
-def slow_cooccurrence(train: Interactions, *, window: int, decay: float) -> np.ndarray:
-    counts = np.zeros((train.num_items, train.num_items))
-    for user in range(train.num_users):
-        history = train.history(user).tolist()
-        for i, a in enumerate(history):
-            for j, b in enumerate(history):
-                if a != b and 0 < abs(i - j) <= window:
-                    counts[a, b] += decay ** (abs(i - j) - 1)
-    return counts
-
-
-def test_cooccurrence_by_hand() -> None:
-    counts = cooccurrence(log([0, 1, 2, 1], [2, 0], num_items=4), window=2, decay=0.5).toarray()
-    # (0,1) at distance 1; (1,2) twice at distance 1; (0,2) at distance 2 and, from the second user, at 1.
-    assert counts.tolist() == [[0, 1, 1.5, 0], [1, 0, 2, 0], [1.5, 2, 0, 0], [0, 0, 0, 0]]
-
-
-@pytest.mark.parametrize("block", [7, 1_000_000])
-def test_cooccurrence_equals_the_slow_twin(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(collaborative, "BLOCK_EVENTS", block)
-    train = two_worlds(users=20)
-    fast = cooccurrence(train, window=3, decay=0.7).toarray()
-    np.testing.assert_allclose(fast, slow_cooccurrence(train, window=3, decay=0.7))
 
 
 def test_ppmi_by_hand() -> None:
