@@ -44,6 +44,19 @@ class Changes:
     """Rows, rising, that are offered under a code they did not have."""
 
 
+@dataclass(frozen=True)
+class FreshItems:
+    """What items look like that come right after a fit, of the same kind as those that it saw: a tokenizer serves
+    what it was fitted on better than what comes, so that this and not the fit is what later items are held against."""
+
+    error_ratio: float
+    """Their mean squared error over that of the fitted items."""
+    collision_share: float | None
+    """Share of them whose tuple was another item's; None where a rule deals out last codes."""
+    divergences: tuple[float, ...]
+    """Per level, how far their use of codes is from that of the fitted items, in bits beyond the noise."""
+
+
 @dataclass(frozen=True, eq=False)
 class LiveCatalogue:
     """Codes of all items that are or were offered, and what gives codes to those that come."""
@@ -63,10 +76,18 @@ class LiveCatalogue:
     """(I,) whether the row's code was given to it later than the fit."""
     spread: float
     """Mean squared distance of the fitted vectors from their mean."""
+    fresh: FreshItems | None = None
+    """What `sememe.sid.drift` holds later items against; None where it was not measured."""
 
     @classmethod
     def start(
-        cls, codes: Codes, *, item_ids: ItemIds, tokenizer: FittedTokenizer, vectors: FloatArray
+        cls,
+        codes: Codes,
+        *,
+        item_ids: ItemIds,
+        tokenizer: FittedTokenizer,
+        vectors: FloatArray,
+        fresh: FreshItems | None = None,
     ) -> "LiveCatalogue":
         """The catalogue that a tokenizer was fitted on.
 
@@ -75,6 +96,7 @@ class LiveCatalogue:
             item_ids: (I,) all different.
             tokenizer: what `settle_catalog` gave beside the codes.
             vectors: (I, dim) of the items.
+            fresh: what `measure_fresh` of `sememe.sid.drift` found, so that drift can be told from the usual.
 
         Raises:
             DataError: numbers of rows differ, an id is there twice, codes do not fit the tokenizer, or two items share
@@ -99,6 +121,7 @@ class LiveCatalogue:
             errors=_errors(tokenizer, vectors, codes.matrix),
             since_fit=np.zeros(rows, np.bool_),
             spread=_spread(vectors),
+            fresh=fresh,
         )
 
     @property

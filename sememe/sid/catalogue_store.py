@@ -9,7 +9,7 @@ be deleted by hand.  Nothing is pickled.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from sememe.core.artifact import Manifest, only_writer, read_artifact, write_artifact, write_file
 from sememe.core.errors import ArtifactError
 from sememe.core.schema import Codes
-from sememe.sid.catalogue import LiveCatalogue
+from sememe.sid.catalogue import FreshItems, LiveCatalogue
 from sememe.sid.fitted import kind_of, load_tokenizer, save_tokenizer
 
 KIND = "catalogue"
@@ -133,13 +133,14 @@ def _write(folder: Path, catalogue: LiveCatalogue) -> None:
         "collisions": codes.collisions,
         "tokenizer": kind_of(catalogue.tokenizer),
         "spread": catalogue.spread,
+        "fresh": None if catalogue.fresh is None else asdict(catalogue.fresh),
     }
     (folder / "catalogue.json").write_text(json.dumps(layout, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(folder: Path) -> LiveCatalogue:
     layout = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
-    arrays = load_file(folder / "arrays.safetensors")
+    arrays, fresh = load_file(folder / "arrays.safetensors"), layout["fresh"]
     return LiveCatalogue(
         codes=Codes(
             matrix=arrays["codes"],
@@ -154,6 +155,7 @@ def _read(folder: Path) -> LiveCatalogue:
         errors=arrays["errors"],
         since_fit=arrays["since_fit"],
         spread=float(layout["spread"]),
+        fresh=None if fresh is None else FreshItems(**{**fresh, "divergences": tuple(fresh["divergences"])}),
     )
 
 

@@ -18,7 +18,7 @@ from planted_tree import tree
 import sememe.sid.catalogue_store as store
 from sememe.core.artifact import only_writer
 from sememe.core.errors import ArtifactError, SememeError
-from sememe.sid.catalogue import LiveCatalogue
+from sememe.sid.catalogue import FreshItems, LiveCatalogue
 from sememe.sid.catalogue_store import catalogue_versions, open_catalogue, roll_back, save_catalogue
 from sememe.sid.collisions import CollisionToken, KeepTied
 from sememe.sid.encode import settle_catalog
@@ -32,7 +32,8 @@ from sememe.sid.rqvae import RqVae
 def small() -> LiveCatalogue:
     vectors = on_line(0, 0.1, 100)
     codes = settle_catalog(CollisionToken(size=4), tokenizer=LINE, vectors=vectors, seed=0).codes
-    return LiveCatalogue.start(codes, item_ids=["a", "b", "ü"], tokenizer=LINE, vectors=vectors)
+    fresh = FreshItems(error_ratio=1.1, collision_share=None, divergences=(0.25, 0.0))
+    return LiveCatalogue.start(codes, item_ids=["a", "b", "ü"], tokenizer=LINE, vectors=vectors, fresh=fresh)
 
 
 def assert_same(ours: LiveCatalogue, theirs: LiveCatalogue) -> None:
@@ -44,7 +45,8 @@ def assert_same(ours: LiveCatalogue, theirs: LiveCatalogue) -> None:
     assert ours.codes.matrix.dtype == np.int32
     for name in ("codebook_sizes", "num_semantic_levels", "collisions"):
         assert getattr(ours.codes, name) == getattr(theirs.codes, name)
-    assert ours.item_ids.equals(theirs.item_ids, check_dtypes=True) and ours.spread == theirs.spread
+    assert ours.item_ids.equals(theirs.item_ids, check_dtypes=True)
+    assert (ours.spread, ours.fresh) == (theirs.spread, theirs.fresh)
 
 
 @pytest.mark.parametrize(
