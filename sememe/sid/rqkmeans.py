@@ -17,7 +17,10 @@ import numpy.typing as npt
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import FloatArray, Int32Array
 from sememe.core.seeding import generator
-from sememe.sid.kmeans import distinct_rows, k_means, nearest_centers
+from sememe.sid.kmeans import equal_rows, k_means
+
+RESIDUAL_ROWS = 1_024
+"""Vectors that are coded at once: their residuals and their products with all codes of a level stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,9 @@ class FittedResidualKMeans:
     def encode(self, vectors: FloatArray) -> Int32Array:
         """int32 (n, L); equal vectors get equal codes wherever they stand in the input."""
         check_vectors(vectors, dim=self.codebooks[0].shape[1])
-        distinct = distinct_rows(vectors)
-        return quantize_residuals(distinct.rows, self.codebooks)[distinct.inverse]
+        # How a product rounds may depend on where a row stands: the first of equal vectors speaks for all.
+        equal = equal_rows(vectors)
+        return quantize_residuals(vectors, self.codebooks)[equal.first][equal.inverse]
 
     def reconstruct(self, codes: Int32Array) -> FloatArray:
         """float32 (n, dim): the sum of the codes' centres, of codes (n, l) with l <= L."""
@@ -91,10 +95,15 @@ class FittedResidualKMeans:
 def quantize_residuals(vectors: FloatArray, codebooks: Sequence[FloatArray] | FloatArray) -> Int32Array:
     """Nearest code of each level's residual, int32 (n, L), for vectors (n, dim) and L codebooks (K, dim)."""
     codes = np.empty((len(vectors), len(codebooks)), np.int32)
-    residual = vectors.astype(np.float32, copy=True)
-    for level, codebook in enumerate(codebooks):
-        codes[:, level], _ = nearest_centers(residual, codebook)
-        residual -= codebook[codes[:, level]]
+    # |r - c|^2 / 2 = |r|^2 / 2 - (r.c - |c|^2 / 2): the nearest code has the largest bracket.
+    books = [(codebook, codebook.T, 0.5 * np.einsum("kd,kd->k", codebook, codebook)) for codebook in codebooks]
+    for start in range(0, len(vectors), RESIDUAL_ROWS):
+        residual = vectors[start : start + RESIDUAL_ROWS].astype(np.float32, copy=True)
+        for level, (codebook, turned, half_norms) in enumerate(books):
+            affinity = residual @ turned
+            affinity -= half_norms
+            codes[start : start + RESIDUAL_ROWS, level] = best = affinity.argmax(axis=1)
+            residual -= codebook[best]
     return codes
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sememe.sid import kmeans
 from sememe.sid.kmeans import (
     distinct_rows,
+    equal_rows,
     halving_start,
     k_means,
     move_centers,
@@ -140,3 +141,23 @@ def test_distinct_rows_rebuild_the_input() -> None:
     assert len(distinct.rows) == 2
     assert distinct.counts.tolist() == [2, 2]
     np.testing.assert_array_equal(distinct.rows[distinct.inverse], vectors)
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "values"),
+    [(1, 1, 2), (300, 1, 3), (300, 2, 3), (300, 3, 1), (300, 5, 2), (500, 40, 9), (9, 3, 0)],
+)
+def test_equal_rows_are_grouped_as_numpy_groups_their_bytes(rows: int, width: int, values: int) -> None:
+    rng = np.random.default_rng(rows + width)
+    vectors = rng.integers(-values, values, (rows, width), endpoint=True).astype(np.float32) * np.float32(0.37)
+    # Rows whose first numbers are equal and whose last are not, and zeros of both signs.
+    vectors[: rows // 3, : width - 1] = vectors[0, : width - 1]
+    vectors[rng.random((rows, width)) < 0.2] = -0.0
+    keys = (vectors + np.float32(0)).view(np.dtype((np.void, 4 * width))).ravel()
+    _, first, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    equal, distinct = equal_rows(vectors), distinct_rows(vectors)
+    assert equal.first.tolist() == first.tolist()
+    for found in (equal, distinct):
+        assert (found.inverse.tolist(), found.counts.tolist()) == (inverse.ravel().tolist(), counts.tolist())
+    np.testing.assert_array_equal(distinct.rows[distinct.inverse], vectors)
+    assert not np.signbit(distinct.rows[distinct.rows == 0]).any()
