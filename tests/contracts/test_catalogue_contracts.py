@@ -1,4 +1,4 @@
-"""A living catalogue and the search that follows it: what comes can be recommended, what went cannot, the rest stays."""
+"""A living catalogue and the search that follows it: what comes can be recommended, what went cannot."""
 
 from typing import Any
 
