@@ -1,8 +1,8 @@
 """Codes for a million vectors, and for more than fit in memory: ours against faiss's residual quantiser, one thread.
 
 Both sides get the same vectors and our codebooks, and faiss searches greedily (a beam of 1), so that both do the same
-work: three levels of 256 codes.  Agreement is the share of codes per level that equal those of a plain float64 search on a
-sample.  Times are processor seconds of this process; sides are interleaved, and the median of the repeats counts.
+work: three levels of 256 codes.  Agreement is the share of codes per level that equal those of a plain float64 search
+on a sample.  Times are processor seconds of this process; sides are interleaved, and the median of the repeats counts.
 With --stream N a file of N vectors is written and coded in a process of its own, whose peak of memory is reported.
 
 faiss is no dependency of Sememe; without it its side is left out, and the output says so:
