@@ -5,10 +5,40 @@ sememe run benchmarks.quality.recipes:itemwise_alone --data amazon2014_sports --
 
 from dataclasses import replace
 
-from sememe.pipeline.recipe import Recipe
+from sememe.pipeline.recipe import Recipe, Tokenizer
 from sememe.recipes import item_knn, itemwise, popularity
+from sememe.sid.balanced import BalancedKMeans
+from sememe.sid.controls import RandomCodes, RandomPlanes
+from sememe.sid.fsq import FiniteScalar
+from sememe.sid.product import ProductKMeans
+from sememe.sid.rqkmeans import ResidualKMeans
+from sememe.sid.rqvae import RqVae
 
 
 def itemwise_alone() -> Recipe:
     """`itemwise` beside baselines that need no training, for runs over several seeds."""
     return replace(itemwise(), baselines=(popularity(), item_knn()))
+
+
+def tokenizers() -> Recipe:
+    """One small generator on each tokenizer's codes, everything else equal: what the codes are worth.
+
+    sememe run benchmarks.quality.recipes:tokenizers --data amazon2014_beauty --out RUN --set seeds=[0,1,2]
+    """
+    others: dict[str, Tokenizer] = {
+        "balanced_sinkhorn": BalancedKMeans(assignment="sinkhorn"),
+        "balanced_greedy": BalancedKMeans(assignment="greedy"),
+        "rq_vae": RqVae(),
+        "product": ProductKMeans(),
+        "fsq": FiniteScalar(),
+        "lsh": RandomPlanes(),
+        "random": RandomCodes(),
+    }
+    baselines = tuple(judged_codes(name, tokenizer) for name, tokenizer in others.items())
+    return replace(judged_codes("residual_kmeans", ResidualKMeans()), baselines=baselines)
+
+
+def judged_codes(name: str, tokenizer: Tokenizer) -> Recipe:
+    """The item-wise generator at its demo size on the codes of `tokenizer`; lists are its beam alone."""
+    small = itemwise("demo")
+    return replace(small, name=name, tokenizer=tokenizer, views=(), rerank=None, baselines=())

@@ -69,8 +69,9 @@ def learning_curve(log: Path) -> list[dict[str, Any]]:
     loss = None
     for line in lines:
         loss = line.get("loss", loss)
-        if "ndcg@10" in line:
-            curve.append({"step": line["step"], "loss": loss} | {k: v for k, v in line.items() if k.endswith("@10")})
+        watched = {name: value for name, value in line.items() if name.endswith("@10")}
+        if watched:
+            curve.append({"step": line["step"], "loss": loss} | watched)
     return curve
 
 
@@ -81,7 +82,10 @@ def plot(curves: dict[str, list[dict[str, Any]]], path: Path, *, title: str) -> 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, metric in zip(axes, ("recall@10", "ndcg@10"), strict=True):
         for label, curve in curves.items():
-            axis.plot([point["step"] for point in curve], [point[metric] for point in curve], marker=".", label=label)
+            masked = f"masked_{metric}" in curve[0]
+            values = [point[f"masked_{metric}" if masked else metric] for point in curve]
+            told = f"{label}, seen items left out" if masked else label
+            axis.plot([point["step"] for point in curve], values, marker=".", label=told)
         axis.set(xlabel="training steps", ylabel=f"validation {metric}", ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].legend(frameon=False)
