@@ -77,13 +77,16 @@ class ExactItems:
     def recommend(
         self, model: ItemScorer, batch: Any, *, k: int, trie: Trie | None = None, seen: ItemArray | None = None
     ) -> Ranked:
-        """The k best items that are not among `seen` (N, S); equal scores in order of item index; `trie` is not used.
+        """The k best items that are not among `seen` (N, S); equal scores in order of item index.
 
-        Works with torch and numpy scorers alike; `batch` goes to the model as it is.
+        Items that `trie`, where there is one, does not hold are left out.  Works with torch and numpy scorers alike;
+        `batch` goes to the model as it is.
         """
         assert not getattr(model, "training", False), "dropout is on: call model.eval() before scoring"
         with torch.inference_mode():
             scores = torch.as_tensor(model.score_items(batch))
+        if trie is not None and trie.num_items < len(trie.positions):
+            scores = scores.masked_fill(trie.positions == PAD, NEVER)
         labels = torch.arange(scores.shape[1], device=scores.device)
         return _top(mask_seen(scores, seen), k=k, labels=labels, source="exact:item_score")
 

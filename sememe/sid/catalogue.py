@@ -241,6 +241,8 @@ class LiveCatalogue:
         one."""
         own = self.codes.matrix[rows].copy()
         had = np.flatnonzero(own[:, 0] >= 0)
+        if len(had) == 0:
+            return own
         mine, others = joint_keys([own[had], self.codes.matrix[self.live]], self.codes.codebook_sizes)
         _, first = np.unique(mine, return_index=True)
         own[np.setdiff1d(had, had[first])] = -1
@@ -261,9 +263,11 @@ class LiveCatalogue:
         repeated = ids.filter(ids.is_duplicated())
         if len(repeated):
             raise DataError(f"item id {repeated[0]!r} is given more than once", fix="give each item once")
-        known = pl.DataFrame({"id": self.item_ids}).with_row_index("row")
+        # Few ids are asked for: a join with the whole catalogue would hash it anew each time.
+        hits = self.item_ids.is_in(ids.implode()).arg_true()
+        known = pl.DataFrame({"id": self.item_ids.gather(hits), "row": hits.cast(pl.Int64)})
         found = pl.DataFrame({"id": ids}).join(known, on="id", how="left", maintain_order="left")
-        return found["row"].cast(pl.Int64).fill_null(-1).to_numpy().copy()
+        return found["row"].fill_null(-1).to_numpy().copy()
 
     def _live_rows(self, item_ids: ItemIds) -> Int64Array:
         ids = _series(item_ids, like=self.item_ids)

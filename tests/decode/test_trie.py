@@ -11,7 +11,7 @@ from planted_steps import TableModel, random_codes, unique_codes
 from sememe.core.errors import DataError
 from sememe.core.schema import PAD, Codes
 from sememe.decode.beam import BeamSearch
-from sememe.decode.exact import ExactCodes
+from sememe.decode.exact import ExactCodes, ExactItems
 from sememe.decode.sample import Sampled
 from sememe.decode.trie import Trie
 
@@ -108,6 +108,18 @@ def test_items_that_are_not_offered_have_no_score() -> None:
     every = ExactCodes().score_items(model, {"user": torch.tensor([0])}, trie=Trie.build(codes))
     assert scores[0, 4] == -torch.inf
     assert scores[0, offered].tolist() == every[0, offered].tolist()
+
+
+def test_a_scorer_of_items_leaves_out_what_is_not_offered() -> None:
+    class Scorer:
+        def score_items(self, batch: Any) -> torch.Tensor:
+            return torch.tensor([[5.0, 4.0, 3.0, 2.0]])
+
+    codes = unique_codes((2, 2), items=4, seed=0)
+    trie = Trie.build(codes, offered=np.array([True, False, True, True]))
+    ranked = ExactItems().recommend(Scorer(), {}, k=4, trie=trie, seen=np.array([[2]], np.int32))
+    assert ranked.items.tolist() == [[0, 3, PAD, PAD]]
+    assert ExactItems().recommend(Scorer(), {}, k=2, trie=Trie.build(codes)).items.tolist() == [[0, 1]]
 
 
 def test_codes_too_many_to_pack_into_one_number() -> None:
