@@ -134,8 +134,8 @@ class Codes:
     num_semantic_levels: int
     """Levels that come from content; the levels after them only tell colliding items apart."""
     collisions: str = "tied"
-    """How items with equal semantic codes are treated: "token" (an extra level numbers them), "tied", "reassigned" (they
-    get other last codes) or "extra" (a further residual level, and numbers where that is not enough)."""
+    """How items with equal semantic codes are treated: "token" (an extra level numbers them), "tied", "reassigned"
+    (they get other last codes) or "extra" (a further residual level, and numbers where that is not enough)."""
 
     @property
     def num_items(self) -> int:
