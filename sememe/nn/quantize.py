@@ -44,6 +44,10 @@ class Quantized:
         """(n, d): what all levels together leave over."""
         return self.residuals[-1] - self.chosen[-1]
 
+    def first(self, count: int) -> "Quantized":
+        """The first `count` latents alone."""
+        return Quantized(self.codes[:count], self.residuals[:, :count], self.chosen[:, :count])
+
 
 def quantize(z: Tensor, codebooks: Sequence[Tensor] | Tensor) -> Quantized:
     """Nearest code of each level for latents (n, d) and L codebooks (K, d).
