@@ -20,7 +20,9 @@ from sememe.sid.report import relative_error
 from sememe.sid.rqvae import RqVae
 
 TRAINING = CodebookTraining(epochs=4, warmup_epochs=2, batch_size=64)
-SMALL = AlignedRqVae(levels=2, codebook_size=16, hidden=(16,), latent=4, training=TRAINING)
+SMALL = AlignedRqVae(
+    levels=2, codebook_size=16, hidden=(16,), latent=4, cooccurrence=1.0, temperature=1.0, training=TRAINING
+)
 PLAIN = replace(SMALL, multi_resolution=False, encoder_per_source=False, progressive=False, cooccurrence=0.0)
 
 
@@ -88,7 +90,7 @@ def test_with_every_novelty_off_it_is_the_plain_rqvae() -> None:
 
 
 @pytest.mark.parametrize(
-    "novelty", [{"multi_resolution": True}, {"encoder_per_source": True}, {"progressive": True}, {"cooccurrence": 0.1}]
+    "novelty", [{"multi_resolution": True}, {"encoder_per_source": True}, {"progressive": True}, {"cooccurrence": 1.0}]
 )
 def test_each_novelty_changes_the_codes(novelty: Any) -> None:
     vectors, train = cloud(120), walks(120)
