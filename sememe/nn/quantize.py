@@ -41,8 +41,8 @@ class Quantized:
 
     @property
     def rest(self) -> Tensor:
-        """(n, d): what all levels together leave over."""
-        return self.residuals[-1] - self.chosen[-1]
+        """(n, d): what all levels together leave over; gradients reach the latents alone, as on the levels."""
+        return self.residuals[-1] - self.chosen[-1].detach()
 
     def first(self, count: int) -> "Quantized":
         """The first `count` latents alone."""
@@ -165,9 +165,9 @@ class ResidualCodebooks(nn.Module):
 
     @torch.no_grad()
     def sum_of(self, codes: Tensor) -> Tensor:
-        """(n, d): the sum of the vectors of int64 codes (n, l) of the first l <= L levels."""
+        """(n, d): the sum of the vectors of int64 codes (n, l) of the first l <= L levels; zeros where l = 0."""
         chosen = [book[codes[:, level]] for level, book in enumerate(self.books()[: codes.shape[1]])]
-        return torch.stack(chosen).sum(dim=0)
+        return torch.stack(chosen).sum(dim=0) if chosen else self.vectors.new_zeros(len(codes), self.vectors.shape[2])
 
     def terms(self, quantized: Quantized, *, beta: float) -> Tensor:
         """(n,): what the choice of codes adds to the loss, the commitment weighted by `beta`."""

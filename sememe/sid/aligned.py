@@ -35,6 +35,7 @@ from sememe.nn.quantize import Quantized, ResidualCodebooks, straight_through
 from sememe.sid.codebook_training import (
     CodebookTraining,
     Scale,
+    check_room,
     in_blocks,
     revive_dead_codes,
     shuffled,
@@ -92,7 +93,13 @@ class AlignedRqVae:
         context.check(vectors)
         distinct = distinct_rows(vectors)
         sizes = self.sizes(len(vectors))
-        _check_room(sizes, items=len(vectors), distinct=len(distinct.rows))
+        check_room(sizes, items=len(vectors))
+        if math.prod(sizes) < len(distinct.rows):
+            raise ConfigError(
+                f"codebooks of {sizes} codes name {math.prod(sizes)} items at most, and {len(distinct.rows)} of the "
+                "items differ",
+                fix="give a larger codebook_size or more levels",
+            )
         together = self._together(context, distinct) if self.cooccurrence else None
         widths = context.widths if self.encoder_per_source else (vectors.shape[1],)
         net = AlignedNet(widths, sizes, config=self, rng=generator(seed, "sid", "rqvae", "init"))
@@ -129,19 +136,6 @@ class AlignedRqVae:
                 f"AlignedRqVae got cooccurrence={self.cooccurrence} and temperature={self.temperature}",
                 fix="give cooccurrence >= 0 and temperature > 0",
             )
-
-
-def _check_room(sizes: tuple[int, ...], *, items: int, distinct: int) -> None:
-    if max(sizes) > items:
-        raise ConfigError(
-            f"codebooks of {sizes} codes are larger than the catalogue of {items} items",
-            fix="give a codebook_size of at most the number of items, or 0, which goes by the catalogue",
-        )
-    if math.prod(sizes) < distinct:
-        raise ConfigError(
-            f"codebooks of {sizes} codes name {math.prod(sizes)} items at most, and {distinct} of the items differ",
-            fix="give a larger codebook_size or more levels",
-        )
 
 
 class AlignedNet(nn.Module):

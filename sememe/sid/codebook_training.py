@@ -7,7 +7,7 @@ are represented worst.  All draws come from generators of their own, so that tor
 Shape legend: n vectors, dim their width, L levels, K codes of a level, latent the width of the bottleneck.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -97,6 +97,15 @@ def train_codebooks(
         learner.end_epoch(revive=epoch + 1 < plan.warmup_epochs + LAST_REVIVAL * plan.epochs)
 
 
+def check_room(sizes: tuple[int, ...], *, items: int) -> None:
+    """Raise ConfigError where a codebook is larger than a catalogue of so many items."""
+    if max(sizes) > items:
+        raise ConfigError(
+            f"codebooks of {sizes} codes are larger than the catalogue of {items} items",
+            fix="give codebooks of at most as many codes as there are items; an eighth of them is plenty",
+        )
+
+
 def start_codebooks(
     codebooks: ResidualCodebooks, latents: FloatArray, *, seed: int, first_level: int = 0
 ) -> FloatArray:
@@ -161,7 +170,7 @@ def shuffled(count: int, *, size: int, rng: np.random.Generator) -> Iterator[Ten
         yield order[start : start + size]
 
 
-def in_blocks(network: nn.Module, rows: Tensor) -> Tensor:
+def in_blocks(network: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """What a network makes of rows (n, dim) without gradients, a block at a time."""
     with torch.no_grad():
         blocks = [network(rows[start : start + ENCODE_ROWS]) for start in range(0, len(rows), ENCODE_ROWS)]

@@ -16,6 +16,8 @@ from sememe.sid.balanced import BalancedKMeans
 from sememe.sid.codebook_training import CodebookTraining
 from sememe.sid.context import CodeContext
 from sememe.sid.controls import RandomCodes, RandomPlanes
+from sememe.sid.dual import DualRqVae
+from sememe.sid.dual_net import Branch
 from sememe.sid.encode import encode_catalog
 from sememe.sid.fsq import FiniteScalar
 from sememe.sid.product import ProductKMeans
@@ -40,7 +42,19 @@ class InContext:
         return self.part.fit_in(vectors, context=CodeContext((5, 3), train), seed=seed)
 
 
+@dataclass(frozen=True)
+class OneBranch:
+    """One of the two IDs of a dual tokenizer."""
+
+    part: InContext
+    branch: Branch
+
+    def fit(self, vectors: FloatArray, *, seed: int) -> Any:
+        return self.part.fit(vectors, seed=seed).branch(self.branch)
+
+
 PACE = CodebookTraining(epochs=6, warmup_epochs=10, batch_size=16)
+SMALL_DUAL = InContext(DualRqVae(shared=(6,), semantic=(6,), collaborative=(6,), hidden=(16,), latent=6, training=PACE))
 SMALL_RQVAE = RqVae(levels=2, codebook_size=6, hidden=(16,), latent=6, epochs=6, warmup_epochs=10, batch_size=16)
 KINDS = {
     "rqvae": SMALL_RQVAE,
@@ -59,11 +73,13 @@ KINDS = {
     "aligned": InContext(
         AlignedRqVae(levels=2, codebook_size=12, hidden=(16,), latent=6, cooccurrence=0.0, training=PACE)
     ),
+    "dual-semantic": OneBranch(SMALL_DUAL, "semantic"),
+    "dual-collaborative": OneBranch(SMALL_DUAL, "collaborative"),
 }
 SIZES = {"aligned": (12, 6), "rqvae-uneven": (6, 4), "rqkmeans-uneven": (6, 4), "planes": (8, 8)}
 """Where they are not (6, 6)."""
 WITHOUT_RANDOMNESS = {"fsq"}
-ITEM_PER_CODE = {"aligned"}
+ITEM_PER_CODE = {"aligned", "dual-semantic", "dual-collaborative"}
 """Those that refuse a catalogue with fewer items than a level has codes."""
 BLIND = {"planes", "random"}
 """Controls, which do not see what belongs together."""
