@@ -109,7 +109,11 @@ class FittedReranker(Protocol):
     def estimate(self) -> Mapping[str, float]:
         """What it is worth on validation requests that it was not fitted on; empty where it was loaded."""
 
-    def recommend(self, model: Any, batch: Batch, tensors: Any, *, k: int, seen: Int32Array | None) -> Ranked: ...
+    def recommend(
+        self, model: Any, batch: Batch, tensors: Any, *, k: int, seen: Int32Array | None, offered: Any = None
+    ) -> Ranked:
+        """Lists of k items; those of `seen` (N, S), and those for which `offered` (I,) bool is false, are left out."""
+
     def state(self) -> Mapping[str, npt.NDArray[np.generic]]: ...
 
 

@@ -50,8 +50,15 @@ class Recommender:
         # Always fp32: with bf16 for large batches only, offline and served lists would differ by rounded ties.
         with torch.inference_mode():
             if self.rerank is not None:
-                return self.rerank.recommend(self.model, batch, tensors, k=k, seen=seen)
+                return self.rerank.recommend(self.model, batch, tensors, k=k, seen=seen, offered=self._offered())
             return self.decode.recommend(self.model, tensors, k=k, trie=self.trie, seen=blocked)
+
+    def _offered(self) -> torch.Tensor | None:
+        """(I,) bool on the CPU: which items the trie holds; None where it holds all, or there is none."""
+        if self.trie is None or self.trie.num_items == len(self.trie.positions):
+            return None
+        offered: torch.Tensor = (self.trie.positions != PAD).cpu()
+        return offered
 
     def recommend(
         self,

@@ -239,14 +239,23 @@ class FittedBlend:
         return f"{self.config.candidates} candidates in the order of the mixture that chose them: no network beat it"
 
     def recommend(
-        self, model: Generator, batch: Batch, tensors: TensorBatch, *, k: int, seen: Int32Array | None
+        self,
+        model: Generator,
+        batch: Batch,
+        tensors: TensorBatch,
+        *,
+        k: int,
+        seen: Int32Array | None,
+        offered: Tensor | None = None,
     ) -> Ranked:
-        """The k best of `candidates` candidates; items of `seen` (N, S) are left out.
+        """The k best of `candidates` candidates; items of `seen` (N, S), and those for which `offered` (I,) is false,
+        are left out.
 
         A longer list than that goes on with further candidates in the order of the mixture, so that what a list begins
         with does not depend on how long it is.
         """
-        items, features = self.candidates(model, batch, tensors, seen=seen, count=max(k, self.config.candidates))
+        count = max(k, self.config.candidates)
+        items, features = self.candidates(model, batch, tensors, seen=seen, count=count, offered=offered)
         return order_candidates(self.net, features, items, k=k, ordered=self.config.candidates)
 
     @property
@@ -257,7 +266,14 @@ class FittedBlend:
 
     @torch.inference_mode()
     def candidates(
-        self, model: Generator, batch: Batch, tensors: TensorBatch, *, seen: Int32Array | None, count: int
+        self,
+        model: Generator,
+        batch: Batch,
+        tensors: TensorBatch,
+        *,
+        seen: Int32Array | None,
+        count: int,
+        offered: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Items (N, C), PAD where a row has fewer, and features (N, C, F), both on the CPU."""
         rows = max(1, CHUNK_SCORES // (_num_features(self.signals) // 2 * len(self.known)))
@@ -272,12 +288,20 @@ class FittedBlend:
                     {name: tensor[chunk] for name, tensor in tensors.items()},
                     seen=None if seen is None else seen[chunk],
                     count=count,
+                    offered=offered,
                 )
             )
         return torch.cat([items for items, _ in parts]), torch.cat([features for _, features in parts])
 
     def _candidates(
-        self, model: Generator, batch: Batch, tensors: TensorBatch, *, seen: Int32Array | None, count: int
+        self,
+        model: Generator,
+        batch: Batch,
+        tensors: TensorBatch,
+        *,
+        seen: Int32Array | None,
+        count: int,
+        offered: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         item_log_prob = model.score_items(tensors).log_softmax(1).cpu()
         said = [torch.from_numpy(np.ascontiguousarray(f)) for signal in self.signals for f in signal.features(batch)]
@@ -285,6 +309,8 @@ class FittedBlend:
         mixture = (1.0 - share) * item_log_prob.exp() + share * said[0]
         if seen is not None:
             mixture = torch.from_numpy(mask_items(mixture.numpy(), seen))
+        if offered is not None:
+            mixture = mixture.masked_fill(~offered, NEVER)
         best = rank_best(mixture, k=min(count, mixture.shape[1]))
         columns = best.columns
         device = next(iter(tensors.values())).device

@@ -16,6 +16,7 @@ from sememe.cli.main import evaluate
 from sememe.core.config import from_tree, set_path
 from sememe.core.errors import ConfigError
 from sememe.decode.exact import ExactItems
+from sememe.decode.trie import Trie
 from sememe.embed.collaborative import CooccurrenceSvd
 from sememe.embed.fuse import Fuse, ProvidedVectors
 from sememe.models.counting import ItemKnn
@@ -29,6 +30,7 @@ from sememe.pipeline.run import run_recipe
 from sememe.pipeline.stages import StageStore
 from sememe.recipes import item_knn
 from sememe.rerank.signals import CoOccurrence, Likeness
+from sememe.sid.vocab import load_codes
 
 NAMES = ["popularity", "tiny:rescored", "tiny:items", "tiny"]
 
@@ -120,6 +122,19 @@ def test_an_opened_run_recommends_as_it_was_judged(judged: Path) -> None:
     assert answer["item"].to_list() == log.item_ids.gather(same.items[0].tolist()).to_list()
     assert answer["score"].to_list() == same.scores[0].tolist()
     assert run.recommend(user=log.user_ids[3], k=36, repeat_seen=True).height == 36
+
+
+def test_an_item_that_is_not_offered_is_in_no_list_of_any_row(judged: Path) -> None:
+    codes = load_codes(judged / "stages" / own_entry(judged)["stages"]["codes"])
+    for name in NAMES[1:]:
+        recommender = open_run(judged, model=name).recommender
+        history = [np.array([3, 8], np.int32)]
+        first = recommender.recommend(history, k=36, leave_out=history).items[0]
+        offered = np.ones(36, np.bool_)
+        offered[first[:5]] = False
+        fewer = replace(recommender, trie=Trie.build(codes, offered=offered))
+        found = fewer.recommend(history, k=36, leave_out=history).items[0]
+        assert set(found[found >= 0]) == set(first[first >= 0]) - set(first[:5])
 
 
 def test_the_same_run_again_reuses_every_stage_and_tells_the_estimate(

@@ -239,6 +239,20 @@ def test_a_network_that_is_not_better_leaves_the_mixture(tmp_path: Path, caplog:
         assert_mixture(replace(blend, net=net), model=model)
 
 
+def test_items_that_are_not_offered_are_in_no_list(blend: FittedBlend) -> None:
+    (request,) = requests(range(20), size=20)
+    asked = (RandomModel(), request.batch, as_tensors(request.batch))
+    every = blend.recommend(*asked, k=ITEMS, seen=request.seen)
+    offered = torch.ones(ITEMS, dtype=torch.bool)
+    offered[[1, 4, 5]] = False
+    assert np.isin(every.items, [1, 4, 5]).any()
+    fewer = blend.recommend(*asked, k=ITEMS, seen=request.seen, offered=offered)
+    for before, after in zip(every.items, fewer.items, strict=True):
+        kept = [item for item in before if item not in (1, 4, 5)]
+        # What is left keeps its order, and what is missing at the end is padding.
+        assert after.tolist() == kept + [PAD] * (ITEMS - len(kept))
+
+
 def test_before_its_first_step_the_network_is_the_mixture(blend: FittedBlend) -> None:
     assert_mixture(replace(blend, net=started(blend)))
     with pytest.raises(AssertionError):
