@@ -30,7 +30,7 @@ from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import FloatArray, Int32Array
 from sememe.core.seeding import generator
 from sememe.data.cooccurrence import cooccurrence
-from sememe.nn.contrast import info_nce
+from sememe.nn.contrast import info_nce_of_pairs
 from sememe.nn.quantize import Quantized, ResidualCodebooks, straight_through
 from sememe.sid.codebook_training import (
     CodebookTraining,
@@ -164,18 +164,6 @@ def prefix_sums(chosen: Tensor, lengths: Tensor) -> Tensor:
     return (chosen * seen.unsqueeze(2)).sum(dim=0)
 
 
-def pair_contrast(vectors: Tensor, *, belong: Tensor, temperature: float) -> Tensor:
-    """InfoNCE of N pairs by dot product; scalar.
-
-    vectors: (2 N, latent), row k belongs to row k + N.  belong: bool (2 N, 2 N), rows that are no negatives of each
-    other; a row is none of its own.
-    """
-    count = len(vectors)
-    partner = torch.arange(count).roll(count // 2)
-    itself = torch.eye(count, dtype=torch.bool)
-    return info_nce(vectors @ vectors.T / temperature, partner, left_out=belong | itself)
-
-
 @dataclass(frozen=True, eq=False)
 class FittedAligned:
     """Turns vectors into codes and codes into the vectors they stand for."""
@@ -302,7 +290,7 @@ class _Learner:
     def _contrast(self, vectors: Tensor, batch: _Batch) -> Tensor:
         if len(vectors) == 0:
             return torch.zeros(())
-        contrast = pair_contrast(vectors, belong=batch.belong, temperature=self.config.temperature)
+        contrast = info_nce_of_pairs(vectors @ vectors.T / self.config.temperature, belong=batch.belong)
         return self.config.cooccurrence * self.inputs.shape[1] * contrast
 
     def _latents(self) -> Tensor:

@@ -150,18 +150,18 @@ def check_sizes(levels: int, codebook_size: int | tuple[int, ...]) -> tuple[int,
     return sizes
 
 
-def check_vectors(vectors: FloatArray, *, dim: int | None = None) -> None:
-    """Raise DataError for vectors that cannot be quantised."""
+def check_vectors(vectors: FloatArray, *, dim: int | None = None, of: str = "item") -> None:
+    """Raise DataError for vectors that cannot be quantised; `of` says whose they are."""
     if vectors.ndim != 2 or 0 in vectors.shape:
-        raise DataError(f"item vectors have shape {vectors.shape}", fix="give one row per item: (items, dim)")
+        raise DataError(f"{of} vectors have shape {vectors.shape}", fix="give one row per item: (items, dim)")
     if dim is not None and vectors.shape[1] != dim:
         raise DataError(
-            f"item vectors are {vectors.shape[1]} wide, the tokenizer was fitted on width {dim}",
-            fix="embed the items with the part and model that the tokenizer was fitted on",
+            f"{of} vectors are {vectors.shape[1]} wide, the tokenizer was fitted on width {dim}",
+            fix="embed them with the part and model that the tokenizer was fitted on",
         )
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         raise DataError(
-            f"{len(bad)} of {len(vectors)} item vectors hold NaN or infinity, first at item index {bad[0]}",
+            f"{len(bad)} of {len(vectors)} {of} vectors hold NaN or infinity, first at {of} index {bad[0]}",
             fix="repair or leave out these vectors; a zero vector stands for 'nothing known'",
         )

@@ -45,6 +45,12 @@ class Together:
         place = np.searchsorted(self.total, rng.random(count) * self.total[-1], side="right")
         return torch.from_numpy(self.pairs[:, np.minimum(place, len(self) - 1)])
 
+    def log_shares(self) -> Tensor:
+        """float32 (m,): log of the chance that a place in a drawn pair holds this vector; -inf where none does."""
+        degree = np.asarray(self.counts.sum(axis=1), dtype=np.float64).ravel()
+        with np.errstate(divide="ignore"):
+            return torch.from_numpy(np.log(degree / degree.sum()).astype(np.float32))
+
     def met(self, left: Tensor, right: Tensor) -> Tensor:
         """bool (n, k): whether vectors `left` (n,) and `right` (k,) were met together, or are one."""
         found = self.counts[left.numpy()][:, right.numpy()].toarray() > 0

@@ -20,10 +20,13 @@ from sememe.sid.dual import DualRqVae
 from sememe.sid.dual_net import Branch
 from sememe.sid.encode import encode_catalog
 from sememe.sid.fsq import FiniteScalar
+from sememe.sid.kmeans import distinct_rows
 from sememe.sid.product import ProductKMeans
 from sememe.sid.report import relative_error
 from sememe.sid.rqkmeans import ResidualKMeans
 from sememe.sid.rqvae import RqVae
+from sememe.sid.two_sided import TwoSidedRqVae
+from sememe.sid.views import VIEWS
 
 WORLD = PlantedWorld(branching=(4, 3), items_per_leaf=5, dim=8, noise=0.01, num_users=1).generate(seed=0)
 assert WORLD.catalog.vectors is not None
@@ -32,13 +35,20 @@ VECTORS: FloatArray = WORLD.catalog.vectors
 
 @dataclass(frozen=True)
 class InContext:
-    """A tokenizer that reads more than the vectors, with a log in which nothing happens."""
+    """A tokenizer that reads more than the vectors, with a log of users who take everything in the order of content."""
 
     part: Any
 
     def fit(self, vectors: FloatArray, *, seed: int) -> Any:
-        ids = pl.Series(range(len(vectors)), dtype=pl.Int64)
-        train = Interactions(np.zeros(2, np.int64), np.zeros(0, np.int32), user_ids=ids[:1], item_ids=ids)
+        ordered = (
+            np.argsort(distinct_rows(vectors).inverse, kind="stable") if vectors.ndim == 2 and vectors.size else []
+        )
+        train = Interactions(
+            offsets=np.arange(9, dtype=np.int64) * len(ordered),
+            items=np.tile(np.array(ordered, np.int32), 8),
+            user_ids=pl.Series(range(8), dtype=pl.Int64),
+            item_ids=pl.Series(range(len(vectors)), dtype=pl.Int64),
+        )
         return self.part.fit_in(vectors, context=CodeContext((5, 3), train), seed=seed)
 
 
@@ -73,13 +83,23 @@ KINDS = {
     "aligned": InContext(
         AlignedRqVae(levels=2, codebook_size=12, hidden=(16,), latent=6, cooccurrence=0.0, training=PACE)
     ),
+    "two-sided": InContext(
+        TwoSidedRqVae(
+            levels=2,
+            codebook_size=6,
+            hidden=(16,),
+            latent=6,
+            views=VIEWS[:4],
+            training=CodebookTraining(epochs=6, warmup_epochs=10, batch_size=240),
+        )
+    ),
     "dual-semantic": OneBranch(SMALL_DUAL, "semantic"),
     "dual-collaborative": OneBranch(SMALL_DUAL, "collaborative"),
 }
 SIZES = {"aligned": (12, 6), "rqvae-uneven": (6, 4), "rqkmeans-uneven": (6, 4), "planes": (8, 8)}
 """Where they are not (6, 6)."""
 WITHOUT_RANDOMNESS = {"fsq"}
-ITEM_PER_CODE = {"aligned", "dual-semantic", "dual-collaborative"}
+ITEM_PER_CODE = {"aligned", "two-sided", "dual-semantic", "dual-collaborative"}
 """Those that refuse a catalogue with fewer items than a level has codes."""
 BLIND = {"planes", "random"}
 """Controls, which do not see what belongs together."""

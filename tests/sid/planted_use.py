@@ -1,5 +1,7 @@
 """Logs for tests of tokenizers that read one: from histories, and of unlike items that are used together."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 
@@ -45,3 +47,53 @@ def paired_clusters(
         pair = 2 * (user % (clusters // 2))
         histories.append([int(rng.choice(members[pair + step % 2])) for step in range(6)])
     return vectors.astype(np.float32), cluster, log_of(histories, num_items=len(cluster))
+
+
+@dataclass(frozen=True, eq=False)
+class PopularWorld:
+    """Users who take what they like, and popular items more often."""
+
+    users: FloatArray
+    """(U, 8) interests, seen through noise."""
+    items: FloatArray
+    """(I, 9) properties, seen through noise; popularity; noise."""
+    properties: FloatArray
+    """(I, 6)"""
+    train: Interactions
+
+    @property
+    def log_popularity(self) -> FloatArray:
+        """(I,)"""
+        counts = np.bincount(self.train.items, minlength=len(self.items))
+        return np.log1p(counts).astype(np.float32)
+
+
+def popular_world(seed: int, *, users: int = 400, items: int = 400, taken: int = 10) -> PopularWorld:
+    """p(item | user) is proportional to e^(interest . properties + popularity); what is taken stands in any order."""
+    rng = np.random.default_rng(seed)
+    properties, interests = 0.6 * rng.standard_normal((items, 6)), rng.standard_normal((users, 6))
+    popularity = 0.8 * rng.standard_normal(items)
+    # Gumbel noise: the largest are a draw without replacement.
+    lots = interests @ properties.T + popularity + rng.gumbel(size=(users, items))
+    histories = [rng.permutation(row)[:taken].tolist() for row in np.argsort(-lots, axis=1)[:, :taken]]
+    seen = [
+        properties / 0.6 + rng.standard_normal((items, 6)),
+        popularity[:, None] / 0.8 + 0.3 * rng.standard_normal((items, 1)),
+        rng.standard_normal((items, 2)),
+    ]
+    content = np.concatenate([interests, rng.standard_normal((users, 2))], axis=1)
+    return PopularWorld(
+        users=(content + 0.3 * rng.standard_normal(content.shape)).astype(np.float32),
+        items=np.concatenate(seen, axis=1).astype(np.float32),
+        properties=properties.astype(np.float32),
+        train=log_of(histories, num_items=items),
+    )
+
+
+def explained(predictors: FloatArray, target: FloatArray) -> float:
+    """R^2 of a linear regression, adjusted for the number of predictors."""
+    design = np.column_stack([predictors, np.ones(len(predictors))]).astype(np.float64)
+    target = target.reshape(len(target), -1).astype(np.float64)
+    rest = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
+    spread = np.square(target - target.mean(axis=0)).sum()
+    return float(1 - np.square(rest).sum() / spread * (len(design) - 1) / (len(design) - design.shape[1]))

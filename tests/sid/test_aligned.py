@@ -1,7 +1,6 @@
 """PLUM's tokenizer: its losses by hand, what each novelty does on planted data, and what it refuses."""
 
 from dataclasses import replace
-from math import exp, log
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from planted_use import log_of, paired_clusters, relabelled
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import FloatArray, Interactions
 from sememe.data.splits import LeaveOneOut
-from sememe.sid.aligned import AlignedRqVae, FittedAligned, pair_contrast, prefix_sums
+from sememe.sid.aligned import AlignedRqVae, FittedAligned, prefix_sums
 from sememe.sid.codebook_training import CodebookTraining
 from sememe.sid.context import CodeContext
 from sememe.sid.kmeans import distinct_rows
@@ -45,23 +44,6 @@ def fit(part: AlignedRqVae, vectors: FloatArray, *, train: Interactions, seed: i
 def test_prefix_sums_by_hand() -> None:
     chosen = torch.tensor([[[1.0], [1.0], [1.0]], [[10.0], [10.0], [10.0]], [[100.0], [100.0], [100.0]]])
     assert prefix_sums(chosen, torch.tensor([1, 3, 2])).ravel().tolist() == [1, 111, 11]
-
-
-def test_the_contrast_by_hand() -> None:
-    # Two pairs: 0 with 2 and 1 with 3, one number each; dot products are 2, 6, 4 for row 0, and so on.
-    vectors = torch.tensor([[1.0], [2.0], [3.0], [2.0]])
-
-    def row(own: float, *others: float) -> float:
-        return log(exp(own / 2) + sum(exp(other / 2) for other in others)) - own / 2
-
-    nobody = torch.zeros(4, 4, dtype=torch.bool)
-    expected = (row(3, 2, 2) + row(4, 2, 6) + row(3, 6, 6) + row(4, 2, 6)) / 4
-    assert pair_contrast(vectors, belong=nobody, temperature=2.0).item() == pytest.approx(expected, rel=1e-5)
-    # Rows 0 and 1 are used together, too: they are no negatives of each other.
-    belong = nobody.clone()
-    belong[0, 1] = belong[1, 0] = True
-    expected = (row(3, 2) + row(4, 6) + row(3, 6, 6) + row(4, 2, 6)) / 4
-    assert pair_contrast(vectors, belong=belong, temperature=2.0).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
