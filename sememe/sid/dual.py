@@ -151,14 +151,14 @@ class FittedDual:
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Arrays from which `from_state` makes an equal tokenizer."""
         weights = {f"net.{name}": value.numpy() for name, value in self.net.state_dict().items()}
-        shape = {f"shape.{name}": np.array(value, np.int64) for name, value in asdict(self.net.shape).items()}
+        shape = {f"shape.{name}": np.array(value, np.int64, ndmin=1) for name, value in asdict(self.net.shape).items()}
         return {"mean": self.scale.mean, "spread": self.scale.spread, **shape, **weights}
 
     @classmethod
     def from_state(cls, state: Mapping[str, npt.NDArray[np.generic]]) -> "FittedDual":
         """The tokenizer that `state` described."""
         numbers = {name.removeprefix("shape."): array for name, array in state.items() if name.startswith("shape.")}
-        latent = int(numbers.pop("latent"))
+        latent = int(numbers.pop("latent")[0])
         shape = DualShape(latent=latent, **{name: tuple(int(x) for x in array) for name, array in numbers.items()})
         # The weights drawn here are replaced at once.
         net = DualNet(shape, seed=0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sememe.core.artifact import Manifest
+from sememe.core.config import from_tree, to_tree
 from sememe.core.schema import FloatArray
 from sememe.embed.collaborative import CooccurrenceSvd
 from sememe.embed.fuse import Fuse, ProvidedVectors
@@ -15,8 +16,13 @@ from sememe.pipeline.code_health import judge_run_codes
 from sememe.pipeline.prepare import ItemSpace, World, prepare_items, prepare_world
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.stages import StageStore
+from sememe.sid.aligned import AlignedRqVae
+from sememe.sid.codebook_training import CodebookTraining
 from sememe.sid.context import CodeContext
+from sememe.sid.dual import DualRqVae
+from sememe.sid.fitted import load_tokenizer
 from sememe.sid.rqkmeans import FittedResidualKMeans, ResidualKMeans
+from sememe.sid.two_sided import TwoSidedRqVae
 
 GIVEN: list[CodeContext] = []
 
@@ -78,3 +84,30 @@ def test_its_codes_are_judged_with_a_second_fit(curious: Recipe, world_files: Pa
     np.testing.assert_array_equal(GIVEN[0].train.items, GIVEN[1].train.items)
     assert GIVEN[0].widths == GIVEN[1].widths
     assert judged.health.stability is not None
+
+
+QUICK = CodebookTraining(epochs=2, warmup_epochs=1, batch_size=64)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "sizes"),
+    [
+        (AlignedRqVae(levels=2, codebook_size=12, hidden=(8,), latent=4, training=QUICK), (12, 6)),
+        (DualRqVae((6,), (6,), (4,), hidden=(8,), latent=4, training=QUICK), (6, 6, 4)),
+        (TwoSidedRqVae(levels=2, codebook_size=8, hidden=(8,), latent=4, training=QUICK), (8, 8)),
+    ],
+    ids=["aligned", "dual", "two_sided"],
+)
+def test_a_recipe_with_each_of_them_gets_codes_that_can_be_judged(
+    tokenizer: Any, sizes: tuple[int, ...], curious: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    recipe = from_tree(to_tree(replace(curious, tokenizer=tokenizer)))
+    assert recipe.tokenizer == tokenizer
+    _, items = prepared(recipe, world_files, tmp_path / "stages")
+    assert items.codes is not None and items.vectors is not None
+    assert items.codes.codebook_sizes[:-1] == sizes
+    stage = items.stages["codes"]
+    fitted = load_tokenizer(stage.path / "tokenizer.safetensors", kind=stage.meta["result"]["tokenizer"])
+    np.testing.assert_array_equal(fitted.encode(items.vectors), items.codes.matrix[:, : len(sizes)])
+    judged = judge_run_codes(stage.path, refit=False, say=lambda _: None)
+    assert judged.tokenizer == type(tokenizer).__name__

@@ -1,6 +1,7 @@
 """GenSAR's dual IDs: what both share, what ends in which suffix, and that one branch alone is the plain quantiser."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sememe.sid.context import CodeContext
 from sememe.sid.dual import DualRqVae, FittedBranch, FittedDual, dual_codes
 from sememe.sid.dual_net import DualNet, DualShape
 from sememe.sid.extra_level import ExtraLevel
+from sememe.sid.fitted import kind_of, load_tokenizer, save_tokenizer
 from sememe.sid.reassign import ReassignLast
 from sememe.sid.rqvae import RqVae
 
@@ -160,7 +162,7 @@ def test_several_parts_can_be_semantic() -> None:
     np.testing.assert_array_equal(two.encode(vectors), fit(SMALL, vectors, 5, 6).encode(vectors))
 
 
-def test_order_global_seed_and_state_change_nothing() -> None:
+def test_order_global_seed_and_state_change_nothing(tmp_path: Path) -> None:
     vectors = cloud(120)
     vectors[7] = vectors[80]
     order = np.random.default_rng(1).permutation(120)
@@ -172,6 +174,9 @@ def test_order_global_seed_and_state_change_nothing() -> None:
     restored = FittedDual.from_state(fitted.state())
     np.testing.assert_array_equal(restored.encode(vectors), codes)
     np.testing.assert_array_equal(restored.reconstruct(codes), fitted.reconstruct(codes))
+    kind, file = kind_of(fitted.branch("semantic")), tmp_path / "branch.safetensors"
+    save_tokenizer(file, fitted.branch("semantic"))
+    np.testing.assert_array_equal(load_tokenizer(file, kind=kind).encode(vectors), codes[:, :3])
     branch = FittedBranch.from_state(fitted.branch("semantic").state())
     assert branch.branch == "semantic" and branch.codebook_sizes == (8, 4, 3)
     np.testing.assert_array_equal(branch.encode(vectors), codes[:, :3])
