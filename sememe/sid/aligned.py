@@ -71,8 +71,11 @@ class AlignedRqVae:
     """Weight of the contrast of items used together against the mean error of a standardised dimension; 0 leaves it
     out, and the log is not read."""
     temperature: float = 10.0
-    """What the dot products are divided by.  On Beauty's text (12,101 items), weights of .1 to .3 and temperatures of 5
-    to 20 raised unique codes and the share of next items with the same first code; at 1 only the former rose."""
+    """What the dot products are divided by.
+
+    Weight and temperature were set on Beauty's text (12,101 items, 256, 128 and 64 codes, 10 epochs, one seed): unique
+    codes rose from .862 to .882, and next items with the same first code from .087 to .106.  On vectors that hold
+    co-occurrence already, the former rose (.873 to .932) and the latter fell (.147 to .129)."""
     window: int = 5
     """Items of a user that lie at most so many places apart were used together."""
     hidden: tuple[int, ...] = (512, 256, 128)

@@ -75,13 +75,19 @@ class Learner(Protocol[Batch]):
 def train_codebooks(
     learner: Learner[Batch], parameters: Iterable[nn.Parameter], plan: CodebookTraining, *, steps_per_epoch: int
 ) -> None:
-    """Warm up, start the codebooks, then train everything, with a learning rate that falls to 0 as a cosine does."""
+    """Warm up, start the codebooks, then train everything, with a learning rate that falls to 0 as a cosine does.
+
+    Raises ConfigError where the loss is no longer a number.
+    """
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay)
     total = steps_per_epoch * (plan.warmup_epochs + plan.epochs)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
 
     def step(loss: Tensor) -> None:
-        assert bool(torch.isfinite(loss)), "the loss of a tokenizer is not finite"
+        if not bool(torch.isfinite(loss)):
+            raise ConfigError(
+                f"the loss of the tokenizer became {loss.item()}", fix=f"lower its learning_rate, {plan.learning_rate}"
+            )
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
@@ -97,12 +103,12 @@ def train_codebooks(
         learner.end_epoch(revive=epoch + 1 < plan.warmup_epochs + LAST_REVIVAL * plan.epochs)
 
 
-def check_room(sizes: tuple[int, ...], *, items: int) -> None:
-    """Raise ConfigError where a codebook is larger than a catalogue of so many items."""
+def check_room(sizes: tuple[int, ...], *, items: int, of: str = "items") -> None:
+    """Raise ConfigError where a codebook is larger than a catalogue of so many items; `of` says what they are."""
     if max(sizes) > items:
         raise ConfigError(
-            f"codebooks of {sizes} codes are larger than the catalogue of {items} items",
-            fix="give codebooks of at most as many codes as there are items; an eighth of them is plenty",
+            f"codebooks of {sizes} codes are larger than the catalogue of {items} {of}",
+            fix=f"give codebooks of at most as many codes as there are {of}; an eighth of them is plenty",
         )
 
 

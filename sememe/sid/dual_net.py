@@ -52,6 +52,9 @@ class DualQuantized:
 class DualNet(nn.Module):
     """An encoder, codebooks and a decoder per branch, and the codebooks that both share."""
 
+    weights: Tensor
+    """(dim,) of the squared errors."""
+
     def __init__(self, shape: DualShape, *, seed: int) -> None:
         super().__init__()
         self.shape = shape
@@ -67,9 +70,6 @@ class DualNet(nn.Module):
         # A squared error counts by its share of a branch's width, as if both were as wide as the collaborative one.
         spread = [torch.full((width,), shape.widths[1] / width) for width in shape.widths]
         self.register_buffer("weights", torch.cat(spread), persistent=False)
-
-    weights: Tensor
-    """(dim,) of the squared errors."""
 
     def own(self) -> tuple[ResidualCodebooks, ...]:
         """The codebooks of each branch alone."""
@@ -102,7 +102,7 @@ class DualNet(nn.Module):
         return (self.error(x, x_hat) + terms).mean()
 
     def error(self, x: Tensor, x_hat: Tensor) -> Tensor:
-        """(n,): squared error of both branches, each counting alike per dimension's share."""
+        """(n,): squared error of both branches, which count alike however wide they are."""
         return ((x - x_hat).square() * self.weights).sum(dim=1)
 
     def sum_of(self, shared: Tensor, own: tuple[Tensor, ...]) -> Tensor:

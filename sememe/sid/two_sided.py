@@ -88,7 +88,9 @@ class TwoSidedRqVae:
         """
         self._check()
         _check_content(users, items, train)
-        check_room(check_sizes(self.levels, self.codebook_size), items=min(len(users), len(items)))
+        sizes = check_sizes(self.levels, self.codebook_size)
+        check_room(sizes, items=len(users), of="users")
+        check_room(sizes, items=len(items))
         left, right = _Content.of(users), _Content.of(items)
         events = _events(train, left, right)
         popularity = popularity_feature(np.bincount(events[1], minlength=len(items)))

@@ -67,6 +67,13 @@ def test_the_learning_rate_falls_to_zero_as_a_cosine_does() -> None:
     assert 4 - diary.number.item() == pytest.approx(expected, rel=0.02)
 
 
+def test_a_loss_that_is_no_number_stops() -> None:
+    diary = Diary(number=nn.Parameter(torch.tensor(float("nan"))))
+    with pytest.raises(ConfigError, match="the loss of the tokenizer became nan"):
+        train_codebooks(diary, [diary.number], CodebookTraining(epochs=1), steps_per_epoch=2)
+    assert diary.entries == ["epoch 0", "warm 0"]
+
+
 @pytest.mark.parametrize("name", ["epochs", "batch_size", "learning_rate"])
 def test_impossible_plans_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"Mine got {name}=0"):

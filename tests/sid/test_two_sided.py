@@ -188,6 +188,7 @@ def test_order_and_global_seed_change_nothing() -> None:
     [
         (replace(SMALL, levels=0), "levels=0"),
         (replace(SMALL, codebook_size=51), "larger than the catalogue of 50 items"),
+        (replace(SMALL, codebook_size=61), "larger than the catalogue of 60 users"),
         (replace(SMALL, latent=0), "latent=0"),
         (replace(SMALL, window=0), "window=0"),
         (replace(SMALL, alpha=-1.0), "alpha=-1.0"),
