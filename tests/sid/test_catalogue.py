@@ -216,7 +216,7 @@ BAD: dict[str, tuple[Callable[[LiveCatalogue], object], str, str]] = {
     "wide": (
         lambda c: c.add(["d"], vectors=np.zeros((1, 2), np.float32)),
         "2 wide.*fitted on width 1",
-        "embed the items",
+        "embed them",
     ),
     "flat": (lambda c: c.add(["d"], vectors=np.zeros(1, np.float32)), r"have shape \(1,\)", "one row per item"),
     "none": (lambda c: c.add([], vectors=on_line()), r"have shape \(0, 1\)", "one row per item"),
