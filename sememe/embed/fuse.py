@@ -106,6 +106,36 @@ class Fuse:
         )
         return whitened(joined, num_directions=self.whiten) if self.whiten else joined
 
+    def extend(self, joined: FloatArray, widths: Sequence[int], new: list[FloatArray]) -> FloatArray:
+        """float32 (n, D) for items that came after `joined` (I, D) was made, in the same space.
+
+        A gap of a new item is filled from the items of `joined`; those stay as they are.
+
+        Args:
+            joined: what `embed` made of the known items.
+            widths: of its parts.
+            new: (n, dim) of each part, as it is; zeros where a part knows nothing, as those that read the log.
+
+        Raises:
+            ConfigError: whitening mixed the parts.
+            DataError: the parts of the new items have other widths.
+        """
+        if self.whiten:
+            raise ConfigError(
+                "Fuse(whiten=...) keeps no directions that later items could be put along",
+                fix="set embed.whiten=0, or embed all items again",
+            )
+        if [part.shape[1] for part in new] != list(widths):
+            raise DataError(
+                f"new items have parts of widths {[part.shape[1] for part in new]}, the known ones {list(widths)}",
+                fix="embed them with the same parts and models",
+            )
+        ends = np.cumsum(widths)
+        known = [unit_rows(joined[:, end - width : end]) for end, width in zip(ends, widths, strict=True)]
+        # What was borrowed counts as known here: it is what the known items' own codes were made from.
+        together = [np.concatenate([before, unit_rows(part)]) for before, part in zip(known, new, strict=True)]
+        return self.join(together)[len(joined) :]
+
     def without_log(self, joined: FloatArray, widths: Sequence[int], new: Int32Array) -> FloatArray:
         """(I, D) `joined` as it were, had the log held no event of the items `new` (n,).
 

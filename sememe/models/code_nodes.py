@@ -120,3 +120,14 @@ class CodeNodes(nn.Module):
         keys = self.get_buffer(f"keys_{depth}")
         wanted = nodes * self.codebook_sizes[depth] + codes
         return torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+
+    def find(self, prefixes: Tensor) -> Tensor:
+        """The node of each of `prefixes` (M, depth), -1 where no item has the prefix; int64 (M,)."""
+        nodes = torch.zeros(len(prefixes), dtype=torch.long, device=prefixes.device)
+        there = torch.ones_like(nodes, dtype=torch.bool)
+        for depth in range(prefixes.shape[1]):
+            keys = self.get_buffer(f"keys_{depth}")
+            wanted = nodes * self.codebook_sizes[depth] + prefixes[:, depth]
+            nodes = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+            there &= keys[nodes] == wanted
+        return nodes.masked_fill(~there, -1)

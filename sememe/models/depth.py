@@ -150,6 +150,15 @@ class CodeHead(nn.Module):
             own = own * (torch.rand(len(nodes), 1, device=nodes.device) >= self.cold)
         return own
 
+    def take_over(self, older: "CodeHead") -> None:
+        """Give nodes the vectors of their own that the same prefixes have in `older`; new ones have none."""
+        for depth, (table, before) in enumerate(zip(self.own, older.own, strict=True), start=1):
+            every = torch.arange(self.nodes.num_nodes(depth), device=self.nodes.matrix.device)
+            prefixes = self.nodes.item_codes(self.nodes.any_item(every, depth=depth))[:, :depth]
+            node = older.nodes.find(prefixes)
+            weight = cast(nn.Embedding, before).weight.data[node.clamp(min=0)]
+            cast(nn.Embedding, table).weight.data = weight.masked_fill((node < 0).unsqueeze(1), 0.0)
+
     def log_probs(self, hidden: Tensor, items: Tensor) -> Tensor:
         """(P, L) log-probability of each code of `items` (P,), given the position (P, D) and the item's codes before.
 

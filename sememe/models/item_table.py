@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from sememe.core.errors import ConfigError
-from sememe.core.schema import BoolArray, ModelInputs
+from sememe.core.schema import BoolArray, FloatArray, ModelInputs
 
 
 class ItemTable(nn.Module):
     """own[i] + project(content[i]), each where asked for; lengths are about 1 to begin with."""
 
     content: Tensor
+    center: Tensor
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class ItemTable(nn.Module):
         if self.own is not None:
             nn.init.normal_(self.own.weight, std=d_model**-0.5)
             if start == "content":
-                unit = _unit_content(inputs, otherwise="model.start=random")
+                unit, _ = _unit_content(inputs, otherwise="model.start=random")
                 has_content = unit.any(1)
                 self.own.weight.data[has_content] = _in_width(unit, d_model)[has_content]
             if known_items is not None:
@@ -56,7 +57,9 @@ class ItemTable(nn.Module):
         self.project: nn.Linear | None = None
         if content:
             # Not saved: the vectors are an artifact of their own.
-            self.register_buffer("content", _unit_content(inputs, otherwise="model.content=false"), persistent=False)
+            unit, center = _unit_content(inputs, otherwise="model.content=false")
+            self.register_buffer("content", unit, persistent=False)
+            self.register_buffer("center", center, persistent=False)
             self.project = nn.Linear(self.content.shape[1], d_model, bias=False)
             nn.init.normal_(self.project.weight, std=d_model**-0.5)
 
@@ -69,6 +72,21 @@ class ItemTable(nn.Module):
             vectors = vectors + self.project(self.content[items])
         return vectors
 
+    def take_over(self, older: "ItemTable", vectors: FloatArray | None) -> None:
+        """Be `older` with more items, which come after its own and have content alone.
+
+        vectors: (I, V) of all items; what the known ones share is still what was found when `older` was made, so that
+        nobody's content moves because others came.
+        """
+        if self.own is not None and older.own is not None:
+            self.own.weight.data.zero_()
+            self.own.weight.data[: older.num_items] = older.own.weight.data
+        if self.project is not None and older.project is not None:
+            assert vectors is not None, "a table with content is made of vectors"
+            self.project.load_state_dict(older.project.state_dict())
+            self.center = older.center
+            self.content = _unit(torch.from_numpy(vectors).to(older.center), center=older.center)
+
     def _own(self, items: Tensor) -> Tensor:
         assert self.own is not None, "asked for only where there is one"
         vectors: Tensor = self.own(items)
@@ -80,8 +98,8 @@ class ItemTable(nn.Module):
         return vectors * (torch.rand(len(items), 1, device=items.device) >= self.cold)
 
 
-def _unit_content(inputs: ModelInputs, *, otherwise: str) -> Tensor:
-    """(I, V) the item vectors, centred and of unit length; zero where an item has none.
+def _unit_content(inputs: ModelInputs, *, otherwise: str) -> tuple[Tensor, Tensor]:
+    """(I, V) the item vectors, centred and of unit length, zero where an item has none; and (V,) the centre.
 
     otherwise: the setting that does without them, for the ConfigError where there are none at all.
     """
@@ -91,10 +109,15 @@ def _unit_content(inputs: ModelInputs, *, otherwise: str) -> Tensor:
             fix=f"add an embedder to the recipe, or set {otherwise}",
         )
     vectors = torch.from_numpy(inputs.item_vectors)
-    # What all items share says nothing about any of them.
-    known = vectors.any(1, keepdim=True)
-    shared = vectors[known.squeeze(1)].mean(0) if bool(known.any()) else 0.0
-    centered = (vectors - shared) * known
+    known = vectors.any(1)
+    center = vectors[known].mean(0) if bool(known.any()) else vectors.new_zeros(vectors.shape[1])
+    return _unit(vectors, center=center), center
+
+
+def _unit(vectors: Tensor, *, center: Tensor) -> Tensor:
+    """(I, V) `vectors` without `center` (V,), what all items share and what says nothing about any of them, at unit
+    length; zero where an item has none."""
+    centered = (vectors - center) * vectors.any(1, keepdim=True)
     unit: Tensor = centered / centered.norm(dim=1, keepdim=True).clamp(min=1e-6)
     return unit
 

@@ -1,7 +1,28 @@
-"""From the stages of a run to a catalogue that lives: the run's codes and item ids, and what gives new items codes."""
+"""From a finished run to a catalogue that lives: new items get vectors and codes, and the run's model takes them in.
 
-from sememe.core.errors import ArtifactError, ConfigError
+    catalogue = start_catalogue(run.world, items)
+    vectors = embed_new(recipe, world, items, frame)
+    newer = catalogue.add(frame["item_id"], vectors=vectors)
+    recommender = follow(recommender, catalogue, newer, vectors=np.concatenate([items.vectors, vectors]))
+
+Nothing is fitted or trained again: an item that comes is known by its codes and its content.
+
+Shape legend: I items of the run, n items that came, dim the width of vectors.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from sememe.core.errors import ArtifactError, ConfigError, NothingToEmbedError
+from sememe.core.schema import Catalog, FloatArray
+from sememe.decode.trie_edit import edit_trie
+from sememe.embed.fuse import Fuse
+from sememe.models.growth import grown
 from sememe.pipeline.prepare import EXTENDED_FILE, TOKENIZER_FILE, ItemSpace, World
+from sememe.pipeline.recipe import Embedder, Recipe
+from sememe.pipeline.recommend import Recommender
 from sememe.sid.catalogue import FreshItems, LiveCatalogue
 from sememe.sid.fitted import load_tokenizer
 
@@ -31,3 +52,77 @@ def start_catalogue(world: World, items: ItemSpace, *, fresh: FreshItems | None 
         vectors=items.vectors,
         fresh=fresh,
     )
+
+
+def embed_new(recipe: Recipe, world: World, items: ItemSpace, frame: pl.DataFrame) -> FloatArray:
+    """float32 (n, dim): vectors of items that came after the run, in the space of `items`.
+
+    Parts of the recipe's embedder that read the log know nothing of them; what they lack is borrowed where the embedder
+    fills gaps.
+
+    Args:
+        frame: one row per item, with the columns of `world.catalog.frame` that the embedder reads; brought vectors are
+            a column too.
+
+    Raises:
+        ConfigError: the recipe has no embedder, or one that cannot embed a part of the items.
+        NothingToEmbedError: no part of the embedder finds anything to read.
+    """
+    if recipe.embed is None or items.vectors is None:
+        raise ConfigError(f"recipe {recipe.name!r} embeds no items", fix="use a recipe with an embedder")
+    widths = items.vector_widths
+    if not isinstance(recipe.embed, Fuse):
+        made, problem = _embed_part(recipe.embed, world, frame, width=widths[0], seed=recipe.seeds[0])
+        if problem is not None:
+            raise problem
+        return made
+    parts = list(zip(recipe.embed.parts, widths, strict=False))
+    found = [_embed_part(part, world, frame, width=width, seed=recipe.seeds[0]) for part, width in parts]
+    problems = [problem for _, problem in found if problem is not None]
+    if len(problems) == len(found):
+        raise problems[0]
+    return recipe.embed.extend(items.vectors, widths, [made for made, _ in found])
+
+
+def follow(
+    recommender: Recommender, older: LiveCatalogue, newer: LiveCatalogue, *, vectors: FloatArray | None
+) -> Recommender:
+    """What `recommender`, which offers the items of `older`, is for the items of `newer`.
+
+    Args:
+        older, newer: `newer` came from `older` by additions, removals and updates.
+        vectors: (I + n, dim) of all rows of `newer`, where the model reads content.
+
+    Raises:
+        ConfigError: the recommender knows items by their numbers alone, or has a fitted last word, whose statistics
+            hold none of the new ones.
+    """
+    if recommender.rerank is not None:
+        raise ConfigError(
+            "a fitted last word holds statistics of the items that it was fitted on, and none of new ones",
+            fix='open a row without one: open_run(path, model="itemwise:rescored")',
+        )
+    model = grown(recommender.model, newer.codes, item_vectors=vectors)
+    change = newer.changes_since(older)
+    return replace(
+        recommender,
+        model=model,
+        trie=edit_trie(recommender.trie, newer.codes, gone=change.gone, come=change.come),
+    )
+
+
+def _embed_part(
+    part: Embedder, world: World, frame: pl.DataFrame, *, width: int, seed: int
+) -> tuple[FloatArray, NothingToEmbedError | None]:
+    """(n, width) zeros where `part` reads the log or finds nothing, then with the reason."""
+    nothing = np.zeros((frame.height, width), np.float32)
+    if getattr(part, "reads_log", False):
+        return nothing, NothingToEmbedError(
+            f"{type(part).__name__} reads the log, and new items are not in it",
+            fix="add an embedder of content to the recipe, joined by Fuse, or train again",
+        )
+    brought = np.array(frame["vector"].to_list(), np.float32) if "vector" in frame.columns else None
+    try:
+        return part.embed(Catalog(frame=frame, vectors=brought), world.split.train(), seed=seed), None
+    except NothingToEmbedError as error:
+        return nothing, error

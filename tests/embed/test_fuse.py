@@ -265,3 +265,27 @@ def test_parts_that_can_be_told_apart_are_counted() -> None:
 def test_a_number_of_neighbours_below_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="neighbors of Fuse is -1"):
         Fuse(parts=(Constant(),), neighbors=-1).embed(CATALOG, NO_EVENTS, seed=0)
+
+
+@pytest.mark.parametrize("neighbors", [0, 3])
+def test_later_items_are_put_where_they_would_have_been(neighbors: int) -> None:
+    """With the log as it was and all known items complete: as if they had been there from the start."""
+    log, catalog = log_and_catalog()
+    fuse = Fuse(parts=(ProvidedVectors(), FromLog()), weights=(1.0, 0.7), neighbors=neighbors)
+    parts = fuse.embed_parts(catalog, log, seed=0)
+    late = [parts[0][25:], np.zeros((5, 3), np.float32)]
+    known = fuse.join([part[:25] for part in parts])
+    together = fuse.join([np.concatenate([part[:25], new]) for part, new in zip(parts, late, strict=True)])
+    np.testing.assert_allclose(fuse.extend(known, [4, 3], late), together[25:], rtol=1e-5, atol=1e-6)
+    assert together[25:, 4:].any() == bool(neighbors)
+
+
+def test_later_items_need_parts_that_can_be_told_apart_and_fit() -> None:
+    log, catalog = log_and_catalog()
+    mixed = Fuse(parts=(ProvidedVectors(), FromLog()), whiten=5)
+    late = [np.ones((1, 4), np.float32), np.zeros((1, 3), np.float32)]
+    with pytest.raises(ConfigError, match="keeps no directions"):
+        mixed.extend(mixed.embed(catalog, log, seed=0), [5], late)
+    joined = Fuse(parts=(ProvidedVectors(), FromLog()))
+    with pytest.raises(DataError, match=r"widths \[3, 3\], the known ones \[4, 3\]"):
+        joined.extend(joined.embed(catalog, log, seed=0), [4, 3], [late[1], late[1]])

@@ -1,17 +1,26 @@
-"""From a run's stages to a catalogue that lives."""
+"""From a run's stages to a catalogue that lives, and a model that takes in what comes."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
-from sememe.core.errors import ArtifactError, ConfigError
-from sememe.pipeline.live import start_catalogue
-from sememe.pipeline.prepare import ItemSpace, World, prepare_items, prepare_world
+from sememe.core.artifact import read_artifact
+from sememe.core.errors import ArtifactError, ConfigError, NothingToEmbedError
+from sememe.data.simulated_files import write_world
+from sememe.data.simulator import PlantedWorld
+from sememe.embed.collaborative import CooccurrenceSvd
+from sememe.embed.fuse import Fuse
+from sememe.pipeline.live import embed_new, follow, start_catalogue
+from sememe.pipeline.opened import Run, open_run
+from sememe.pipeline.prepare import ItemSpace, World, open_items, prepare_items, prepare_world
 from sememe.pipeline.recipe import Recipe
+from sememe.pipeline.run import run_recipe
 from sememe.pipeline.stages import StageStore
+from sememe.sid.catalogue import LiveCatalogue
 from sememe.sid.catalogue_store import open_catalogue, save_catalogue
 from sememe.sid.collisions import CollisionToken
 from sememe.sid.drift import measure_drift, measure_fresh
@@ -53,3 +62,80 @@ def test_items_without_codes_and_codes_of_unknown_origin_are_refused(
     older = replace(stage, meta={**stage.meta, "result": {"codebook_sizes": [8, 8, 16]}})
     with pytest.raises(ArtifactError, match="does not say which tokenizer made it"):
         start_catalogue(world, replace(items, stages={**items.stages, "codes": older}))
+
+
+@dataclass(frozen=True)
+class Later:
+    """A run on a catalogue that lacked some items, and the items."""
+
+    path: Path
+    new: pl.DataFrame
+
+
+@pytest.fixture(scope="module")
+def later(reranked: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Later:
+    """Items of the planted world are alike within a leaf, so what is new has known neighbours."""
+    files, fewer = tmp_path_factory.mktemp("all"), tmp_path_factory.mktemp("fewer")
+    world = PlantedWorld(branching=(3, 3), items_per_leaf=4, num_users=150).generate(seed=0)
+    write_world(world, files)
+    items = pl.read_parquet(files / "items.parquet")
+    new = items.filter(pl.col("item_id").is_in([items["item_id"][3], items["item_id"][20]]))
+    for name in ("items", "interactions"):
+        pl.read_parquet(files / f"{name}.parquet").filter(
+            ~pl.col("item_id").is_in(new["item_id"].to_list())
+        ).write_parquet(fewer / f"{name}.parquet")
+    recipe = replace(reranked, rerank=None, views=(), train=replace(reranked.train, steps=40, validate_every=40))
+    path = run_recipe(recipe, data=fewer, out=tmp_path_factory.mktemp("run"), say=lambda _: None)
+    return Later(path, new)
+
+
+def opened(later: Later) -> tuple[Run, ItemSpace, LiveCatalogue]:
+    run = open_run(later.path)
+    stages = {name: next((later.path / "stages").glob(f"{name}-*")) for name in ("vectors", "codes")}
+    items = open_items(*(read_artifact(stage, kind=name) for name, stage in stages.items()))
+    return run, items, start_catalogue(run.world, items)
+
+
+def test_what_comes_is_recommended_and_nobody_else_moves(later: Later) -> None:
+    run, items, catalogue = opened(later)
+    assert items.vectors is not None and items.codes is not None
+    known = len(items.vectors)
+    vectors = embed_new(run.recipe, run.world, items, later.new)
+    newer = catalogue.add(later.new["item_id"], vectors=vectors)
+    np.testing.assert_array_equal(newer.codes.matrix[:known], items.codes.matrix)
+    assert len(np.unique(newer.codes.matrix, axis=0)) == known + 2
+    recommender = follow(run.recommender, catalogue, newer, vectors=np.concatenate([items.vectors, vectors]))
+    history = [np.array([0, 1, 2], np.int32)]
+    before, after = (one.recommend(history, k=known + 2) for one in (run.recommender, recommender))
+    assert sorted(after.items[0]) == [*range(known + 2)] and before.items.max() == known - 1
+    # Whoever read a new item is served too.
+    assert (recommender.recommend([np.array([known, known + 1], np.int32)], k=5).items >= 0).all()
+    gone = newer.remove([later.new["item_id"][0]])
+    listed = follow(recommender, newer, gone, vectors=np.concatenate([items.vectors, vectors])).recommend(history, k=99)
+    assert known not in listed.items and known + 1 in listed.items
+
+
+def test_new_items_stand_beside_those_that_are_like_them(later: Later) -> None:
+    run, items, _ = opened(later)
+    assert items.vectors is not None
+    vectors = embed_new(run.recipe, run.world, items, later.new)
+    leaf = [*run.world.catalog.frame["categories"].to_list()]
+    nearest = (vectors @ items.vectors.T).argmax(axis=1)
+    assert [leaf[item] for item in nearest] == later.new["categories"].to_list()
+
+
+def test_what_cannot_take_in_new_items_says_so(later: Later) -> None:
+    run, items, catalogue = opened(later)
+    assert items.vectors is not None
+    more = catalogue.add(["x"], vectors=items.vectors[:1])
+    with pytest.raises(ConfigError, match="fitted last word"):
+        follow(replace(run.recommender, rerank=Any), catalogue, more, vectors=items.vectors)
+    counting = open_run(later.path, model="popularity").recommender
+    with pytest.raises(ConfigError, match="knows items by their numbers"):
+        follow(counting, catalogue, more, vectors=items.vectors)
+    with pytest.raises(ConfigError, match="embeds no items"):
+        embed_new(replace(run.recipe, embed=None), run.world, items, later.new)
+    with pytest.raises(NothingToEmbedError, match="reads the log"):
+        embed_new(replace(run.recipe, embed=CooccurrenceSvd()), run.world, items, later.new)
+    with pytest.raises(NothingToEmbedError, match="reads the log"):
+        embed_new(replace(run.recipe, embed=Fuse(parts=(CooccurrenceSvd(),))), run.world, items, later.new)
