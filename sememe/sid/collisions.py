@@ -25,7 +25,8 @@ class CollisionToken:
     """Codes of the added level.  More items than that in one tuple are an error, so that a collapse shows,"""
     most: int = 0
     """unless this is larger: then the level grows, with a warning, up to so many codes, each of which costs a model a
-    vector.  For catalogues with items of which nothing is known: those all have one tuple."""
+    vector.  It grows by a quarter more than is needed, for items that come later.  For catalogues with items of which
+    nothing is known: those all have one tuple."""
 
     def resolve(self, matrix: Int32Array, sizes: tuple[int, ...]) -> Codes:
         """Codes (I, L + 1) whose rows are all different, from semantic codes int32 (I, L).
@@ -42,16 +43,17 @@ class CollisionToken:
         number = rank_in_group(groups).astype(np.int32)
         last = int(number.argmax())
         largest = int(number[last]) + 1
+        size = self.size if largest <= self.size else max(largest, min(self.most, largest + largest // 4))
         if largest > self.size:
-            self._tell(tuple(int(code) for code in matrix[last]), largest)
+            self._tell(tuple(int(code) for code in matrix[last]), largest, size)
         return Codes(
             matrix=np.ascontiguousarray(np.column_stack([matrix.astype(np.int32), number])),
-            codebook_sizes=(*sizes, max(self.size, largest)),
+            codebook_sizes=(*sizes, size),
             num_semantic_levels=len(sizes),
             collisions="token",
         )
 
-    def _tell(self, sid: tuple[int, ...], items: int) -> None:
+    def _tell(self, sid: tuple[int, ...], items: int, size: int) -> None:
         """Warn that so many items share the tuple `sid`, or refuse them where they are too many."""
         limit = max(self.size, self.most)
         shared = f"{items} items share the semantic codes {sid}"
@@ -62,7 +64,7 @@ class CollisionToken:
                 fix=f"{mend}, a collision size of {items}, or use KeepTied()",
             )
         _log.warning(
-            "%s: the collision level grows from %d codes to %d; to mend it, %s", shared, self.size, items, mend
+            "%s: the collision level grows from %d codes to %d; to mend it, %s", shared, self.size, size, mend
         )
 
 

@@ -60,6 +60,12 @@ def test_the_level_grows_to_the_largest_group_and_says_so(
     assert "finer signal" in message and "more levels" in message
 
 
+@pytest.mark.parametrize(("most", "grown"), [(100, 50), (45, 45), (40, 40)])
+def test_a_level_that_grows_leaves_room_for_later_items(most: int, grown: int) -> None:
+    codes = CollisionToken(size=8, most=most).resolve(np.zeros((40, 1), np.int32), (1,))
+    assert codes.codebook_sizes == (1, grown)
+
+
 def test_overflow_names_the_group_and_the_way_out() -> None:
     for part in (CollisionToken(size=2), CollisionToken(size=1, most=2)):
         with pytest.raises(DataError, match=r"3 items share the semantic codes \(1, 2\).*at most 2 apart") as caught:
