@@ -24,9 +24,8 @@ class CollisionToken:
     size: int = 256
     """Codes of the added level.  More items than that in one tuple are an error, so that a collapse shows,"""
     most: int = 0
-    """unless this is larger: then the level grows, with a warning, up to so many codes, each of which costs a model a
-    vector.  It grows by a quarter more than is needed, for items that come later.  For catalogues with items of which
-    nothing is known: those all have one tuple."""
+    """unless this is larger: then the level grows by what is needed and a quarter, for items that come later, with a
+    warning, up to so many codes.  For catalogues with items of which nothing is known: those all have one tuple."""
 
     def resolve(self, matrix: Int32Array, sizes: tuple[int, ...]) -> Codes:
         """Codes (I, L + 1) whose rows are all different, from semantic codes int32 (I, L).
@@ -43,9 +42,7 @@ class CollisionToken:
         number = rank_in_group(groups).astype(np.int32)
         last = int(number.argmax())
         largest = int(number[last]) + 1
-        size = self.size if largest <= self.size else max(largest, min(self.most, largest + largest // 4))
-        if largest > self.size:
-            self._tell(tuple(int(code) for code in matrix[last]), largest, size)
+        size = self.size if largest <= self.size else self._grown(tuple(map(int, matrix[last])), largest)
         return Codes(
             matrix=np.ascontiguousarray(np.column_stack([matrix.astype(np.int32), number])),
             codebook_sizes=(*sizes, size),
@@ -53,8 +50,8 @@ class CollisionToken:
             collisions="token",
         )
 
-    def _tell(self, sid: tuple[int, ...], items: int, size: int) -> None:
-        """Warn that so many items share the tuple `sid`, or refuse them where they are too many."""
+    def _grown(self, sid: tuple[int, ...], items: int) -> int:
+        """A size for so many items that share the tuple `sid`, told aloud; an error where they are too many."""
         limit = max(self.size, self.most)
         shared = f"{items} items share the semantic codes {sid}"
         mend = "give items a finer signal (more text fields, collaborative vectors), more levels or codes"
@@ -63,9 +60,9 @@ class CollisionToken:
                 f"{shared}, and the collision level tells at most {limit} apart",
                 fix=f"{mend}, a collision size of {items}, or use KeepTied()",
             )
-        _log.warning(
-            "%s: the collision level grows from %d codes to %d; to mend it, %s", shared, self.size, size, mend
-        )
+        size = max(items, min(self.most, items + items // 4))
+        _log.warning("%s: the collision level grows from %d codes to %d; to mend it, %s", shared, self.size, size, mend)
+        return size
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def test_more_than_256_items_with_one_tuple_are_kept_reported_and_found(tmp_path
     """All that reads codes goes by the real size of the level: files, report, search and both generators."""
     semantic = np.array([[0, 0]] * 700 + [[1, 2], [1, 1]], np.int32)
     codes = CollisionToken(most=1000).resolve(semantic, (2, 3))
-    assert codes.codebook_sizes == (2, 3, 700)
+    assert codes.codebook_sizes == (2, 3, 875)
     save_codes(tmp_path, codes)
     loaded = load_codes(tmp_path)
     assert loaded.codebook_sizes == codes.codebook_sizes
