@@ -12,8 +12,9 @@ by the small network from the scores of both heads, co-occurrence, and likeness 
 One configuration for all data sets.  What reads the data: item vectors come from text where there is text, and from
 co-occurrence always; what an item lacks of one is filled from its neighbours in the other; dropout falls from .5 to .2
 as items have more events, and the decoder's with it; a batch has as many rows as hold about 768 targets; a small log is
-passed over more often; candidates and negatives are bounded by the catalogue.  The weights are averaged while they are
-trained, and the best average is chosen on validation with seen items left out, as lists are made.
+passed over more often; candidates and negatives are bounded by the catalogue, and so are codebooks, which are halved
+while it has fewer than four items per code.  The weights are averaged while they are trained, and the best average is
+chosen on validation with seen items left out, as lists are made.
 Published numbers: none; docs/itemwise.md has what we measured.
 Status: faithful
 """
@@ -60,7 +61,7 @@ def itemwise(size: Literal["debug", "demo", "full"] = "full") -> Recipe:
     full = Recipe(
         name="itemwise",
         embed=Fuse(parts=(TextEmbedder(), CooccurrenceSvd()), neighbors=10),
-        tokenizer=ResidualKMeans(),
+        tokenizer=ResidualKMeans(items_per_code=4),
         collisions=CollisionToken(most=65_536),
         model=model,
         batches=SharedNegatives(SequenceBatches(max_history=200, targets_per_batch=768)),

@@ -35,7 +35,6 @@ from sememe.nn.quantize import Quantized, ResidualCodebooks, straight_through
 from sememe.sid.codebook_training import (
     CodebookTraining,
     Scale,
-    check_room,
     in_blocks,
     revive_dead_codes,
     shuffled,
@@ -44,7 +43,7 @@ from sememe.sid.codebook_training import (
 )
 from sememe.sid.context import CodeContext
 from sememe.sid.kmeans import Distinct, distinct_rows
-from sememe.sid.rqkmeans import check_sizes, check_vectors, quantize_residuals
+from sememe.sid.rqkmeans import check_room, check_sizes, check_vectors, quantize_residuals
 from sememe.sid.sources import JoinedDecoder, JoinedEncoder, source_weights
 from sememe.sid.together import Together
 

@@ -14,7 +14,7 @@ The equal sizes are a property of the whole catalogue, so there are two ways to 
 whole, with equal sizes: for the items that were fitted.  `encode` gives each vector its nearest centres by itself: for
 items that come later, whose codes must not depend on what else is asked for.  The two differ for items between
 clusters.  Equal vectors beyond a cluster's size are shared out over several; which of the equal items goes where
-follows their order.  With fewer items than codes, each code gets one item at most.
+follows their order.
 
 Shape legend: n vectors, dim their width, L levels, K codes of a level, m distinct rows.
 """
@@ -33,6 +33,7 @@ from sememe.core.seeding import generator
 from sememe.sid.assignment import Fill, Shares, fill_by_prices, fill_in_turn
 from sememe.sid.kmeans import distinct_rows, halving_start, plus_plus_start
 from sememe.sid.rqkmeans import (
+    check_room,
     check_sizes,
     check_vectors,
     pack_codebooks,
@@ -66,6 +67,7 @@ class BalancedKMeans:
         sizes = check_sizes(self.levels, self.codebook_size)
         self._check()
         check_vectors(vectors)
+        check_room(sizes, items=len(vectors))
         pieces = _whole(vectors)
         codebooks: list[FloatArray] = []
         for level, size in enumerate(sizes):

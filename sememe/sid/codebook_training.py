@@ -103,15 +103,6 @@ def train_codebooks(
         learner.end_epoch(revive=epoch + 1 < plan.warmup_epochs + LAST_REVIVAL * plan.epochs)
 
 
-def check_room(sizes: tuple[int, ...], *, items: int, of: str = "items") -> None:
-    """Raise ConfigError where a codebook is larger than a catalogue of so many items; `of` says what they are."""
-    if max(sizes) > items:
-        raise ConfigError(
-            f"codebooks of {sizes} codes are larger than the catalogue of {items} {of}",
-            fix=f"give codebooks of at most as many codes as there are {of}; an eighth of them is plenty",
-        )
-
-
 def start_codebooks(
     codebooks: ResidualCodebooks, latents: FloatArray, *, seed: int, first_level: int = 0
 ) -> FloatArray:

@@ -30,7 +30,6 @@ from sememe.nn.quantize import ResidualCodebooks, straight_through
 from sememe.sid.codebook_training import (
     CodebookTraining,
     Scale,
-    check_room,
     in_blocks,
     revive_dead_codes,
     shuffled,
@@ -41,7 +40,7 @@ from sememe.sid.context import CodeContext
 from sememe.sid.dual_net import BRANCHES, Branch, DualNet, DualShape
 from sememe.sid.encode import PlainRule, Settled, VectorRule, settle_catalog
 from sememe.sid.kmeans import distinct_rows
-from sememe.sid.rqkmeans import check_sizes, check_vectors, quantize_residuals
+from sememe.sid.rqkmeans import check_room, check_sizes, check_vectors, quantize_residuals
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import FloatArray, Int32Array
 from sememe.core.seeding import generator
 from sememe.sid.kmeans import distinct_rows, k_means, move_centers, nearest_centers
-from sememe.sid.rqkmeans import check_sizes, check_vectors
+from sememe.sid.rqkmeans import check_room, check_sizes, check_vectors
 
 VARIANCE_FLOOR = 1e-12
 """Of the largest variance; smaller ones count as this much, so that their logarithms stay finite."""
@@ -47,9 +47,10 @@ class ProductKMeans:
 
     def fit(self, vectors: FloatArray, *, seed: int) -> "FittedProductKMeans":
         """Fit on float32 (n, dim); the order of the rows does not matter.  Raises DataError where dim < levels."""
-        check_sizes(self.levels, self.codebook_size)
+        sizes = check_sizes(self.levels, self.codebook_size)
         self._check()
         check_vectors(vectors)
+        check_room(sizes, items=len(vectors))
         if vectors.shape[1] < self.levels:
             raise DataError(
                 f"item vectors are {vectors.shape[1]} wide, too narrow for {self.levels} parts",

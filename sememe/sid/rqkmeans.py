@@ -34,13 +34,19 @@ class ResidualKMeans:
     """At most this many per level; it stops when no vector changes its code."""
     max_fit_rows: int = 131_072
     """Larger catalogues are fitted on a sample of this size, and all items are encoded."""
+    items_per_code: int = 0
+    """0 takes the sizes as they are; n > 0 halves those for which the catalogue has fewer than n items per code."""
 
     def fit(self, vectors: FloatArray, *, seed: int) -> "FittedResidualKMeans":
-        """Fit on float32 (n, dim); the order of the rows does not matter."""
-        sizes = check_sizes(self.levels, self.codebook_size)
-        if self.iterations < 1:
-            raise ConfigError(f"ResidualKMeans got iterations={self.iterations}", fix="give at least 1")
+        """Fit on float32 (n, dim); the order of the rows does not matter.
+
+        Raises:
+            ConfigError: settings that cannot be, or a level with more codes than there are items.
+            DataError: vectors that cannot be used.
+        """
         check_vectors(vectors)
+        sizes = self._sizes(len(vectors))
+        check_room(sizes, items=len(vectors))
         residual = vectors.astype(np.float32)
         codebooks = []
         for level, size in enumerate(sizes):
@@ -54,6 +60,25 @@ class ResidualKMeans:
             codebooks.append(found.centers)
             residual = residual - found.centers[found.labels]
         return FittedResidualKMeans(tuple(codebooks))
+
+    def _sizes(self, items: int) -> tuple[int, ...]:
+        """(L,) codes of each level for a catalogue of so many items."""
+        if self.iterations < 1 or self.items_per_code < 0:
+            raise ConfigError(
+                f"ResidualKMeans got iterations={self.iterations}, items_per_code={self.items_per_code}",
+                fix="give iterations >= 1 and items_per_code >= 0",
+            )
+        sizes = check_sizes(self.levels, self.codebook_size)
+        return (
+            tuple(_halved(size, most=items // self.items_per_code) for size in sizes) if self.items_per_code else sizes
+        )
+
+
+def _halved(size: int, *, most: int) -> int:
+    """`size`, halved until it is at most `most`, and 2 at least."""
+    while size > max(2, most):
+        size = max(2, size // 2)
+    return size
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +173,15 @@ def check_sizes(levels: int, codebook_size: int | tuple[int, ...]) -> tuple[int,
             fix="give one size for all levels, or one size per level",
         )
     return sizes
+
+
+def check_room(sizes: tuple[int, ...], *, items: int, of: str = "items") -> None:
+    """Raise ConfigError where a codebook is larger than a catalogue of so many items; `of` says what they are."""
+    if max(sizes) > items:
+        raise ConfigError(
+            f"codebooks of {sizes} codes are larger than the catalogue of {items} {of}",
+            fix=f"give codebooks of at most as many codes as there are {of}; an eighth of them is plenty",
+        )
 
 
 def check_vectors(vectors: FloatArray, *, dim: int | None = None, of: str = "item") -> None:

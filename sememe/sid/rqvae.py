@@ -40,7 +40,7 @@ from sememe.sid.codebook_training import (
     train_codebooks,
 )
 from sememe.sid.kmeans import distinct_rows
-from sememe.sid.rqkmeans import check_sizes, check_vectors, quantize_residuals
+from sememe.sid.rqkmeans import check_room, check_sizes, check_vectors, quantize_residuals
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,10 @@ class RqVae:
 
     def fit(self, vectors: FloatArray, *, seed: int) -> "FittedRqVae":
         """Fit on float32 (n, dim); the order of the rows does not matter."""
-        check_sizes(self.levels, self.codebook_size)
+        sizes = check_sizes(self.levels, self.codebook_size)
         self._check()
         check_vectors(vectors)
+        check_room(sizes, items=len(vectors))
         rows = distinct_rows(vectors).rows
         scale = Scale.of(rows)
         net = RqVaeNet(rows.shape[1], self, rng=generator(seed, "sid", "rqvae", "init"))

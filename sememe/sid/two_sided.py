@@ -24,12 +24,12 @@ from sememe.core.errors import ConfigError, DataError, did_you_mean
 from sememe.core.schema import FloatArray, Int64Array, Interactions
 from sememe.core.seeding import generator
 from sememe.data.cooccurrence import cooccurrence, turned
-from sememe.sid.codebook_training import CodebookTraining, Scale, check_room, train_codebooks
+from sememe.sid.codebook_training import CodebookTraining, Scale, train_codebooks
 from sememe.sid.context import CodeContext
 from sememe.sid.debias import SplitVectors, conformity_feature, popularity_feature
 from sememe.sid.encode import PlainRule, Settled, VectorRule, settle_catalog
 from sememe.sid.kmeans import distinct_rows
-from sememe.sid.rqkmeans import check_sizes, check_vectors
+from sememe.sid.rqkmeans import check_room, check_sizes, check_vectors
 from sememe.sid.rqvae import FittedRqVae, RqVae, RqVaeNet
 from sememe.sid.together import Together
 from sememe.sid.two_sided_training import LossPlan, Side, TwoSidedLearner

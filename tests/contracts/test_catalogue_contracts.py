@@ -29,7 +29,7 @@ WORLD = PlantedWorld(branching=(4, 3), items_per_leaf=5, dim=8, noise=0.1, num_u
 assert WORLD.catalog.vectors is not None
 VECTORS: FloatArray = WORLD.catalog.vectors
 TOKENIZERS = {
-    "rqkmeans": ResidualKMeans(levels=2, codebook_size=(6, 80)),
+    "rqkmeans": ResidualKMeans(levels=2, codebook_size=(6, 48)),
     "balanced": BalancedKMeans(levels=2, codebook_size=(6, 24)),
     "product": ProductKMeans(levels=2, codebook_size=20),
     "fsq": FiniteScalar(levels=2, steps=(4, 4, 2)),
@@ -102,7 +102,7 @@ def test_the_tree_that_follows_is_the_tree_built_anew(rule: str, seed: int) -> N
 
 
 def test_a_catalogue_that_changed_whole_is_followed() -> None:
-    before = start("rqkmeans", "token", items=4)
+    before = start("fsq", "token", items=4)
     after = before.update([0, 1, 2, 3], vectors=VECTORS[[50, 57, 41, 33]])
     assert_same_tree(follow(Trie.build(before.codes), after, before), Trie.build(after.codes))
 

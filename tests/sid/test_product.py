@@ -121,4 +121,4 @@ def test_impossible_settings_are_refused(part: ProductKMeans) -> None:
 
 def test_vectors_too_narrow_for_the_parts_are_refused() -> None:
     with pytest.raises(DataError, match="3 wide, too narrow for 4 parts"):
-        ProductKMeans(levels=4).fit(cloud(6, 3), seed=0)
+        ProductKMeans(levels=4, codebook_size=4).fit(cloud(6, 3), seed=0)

@@ -92,3 +92,17 @@ def test_vectors_that_cannot_be_used_are_refused() -> None:
     vectors[3, 1] = np.nan
     with pytest.raises(DataError, match="1 of 5 item vectors hold NaN or infinity, first at item index 3"):
         ResidualKMeans().fit(vectors, seed=0)
+
+
+@pytest.mark.parametrize(("items", "sizes"), [(16, (4, 3)), (31, (4, 3)), (32, (8, 3)), (500, (16, 3)), (2, (2, 2))])
+def test_small_catalogues_get_smaller_codebooks_where_asked_for(items: int, sizes: tuple[int, int]) -> None:
+    vectors = np.random.default_rng(0).standard_normal((items, 3)).astype(np.float32)
+    part = ResidualKMeans(levels=2, codebook_size=(16, 3), items_per_code=4)
+    assert part.fit(vectors, seed=0).codebook_sizes == sizes
+
+
+def test_more_codes_than_items_are_refused() -> None:
+    vectors = np.random.default_rng(0).standard_normal((19, 3)).astype(np.float32)
+    with pytest.raises(ConfigError, match=r"codebooks of \(20, 20, 20\) codes are larger than the catalogue of 19"):
+        ResidualKMeans(codebook_size=20).fit(vectors, seed=0)
+    assert ResidualKMeans(codebook_size=19).fit(vectors, seed=0).codebook_sizes == (19, 19, 19)

@@ -150,10 +150,10 @@ def test_reconstruction_is_in_the_units_of_the_input() -> None:
     np.testing.assert_allclose(rebuilt[:, 3], 5, atol=1)
 
 
-def test_fewer_items_than_codes_still_get_codes() -> None:
-    vectors = cloud(5, 6)
+def test_fewer_different_items_than_codes_still_get_codes() -> None:
+    vectors = np.tile(cloud(5, 6), (4, 1))
     codes = SMALL.fit(vectors, seed=0).encode(vectors)
-    assert codes.shape == (5, 2) and len(np.unique(codes, axis=0)) == 5
+    assert codes.shape == (20, 2) and len(np.unique(codes, axis=0)) == 5
 
 
 def test_a_size_per_level() -> None:
