@@ -162,6 +162,9 @@ class Ranked:
     """Where the scores came from, e.g. "beam:code_log_prob" or "exact:dot"."""
     tied_beyond: Int64Array | None = None
     """(N,), None where nothing outside the lists can tie."""
+    eligible: Int64Array | None = None
+    """(N,) how many items the row could have got: those that its rules allow and that it has not seen; None where there
+    were no rules.  A list that is shorter than was asked for, and holds as many, lacks nothing."""
 
     def to_frame(self, users: pl.Series, item_ids: pl.Series) -> pl.DataFrame:
         """(user, item, score, rank, source) rows with the ids people use; rank counts from 1."""

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from sememe.core.schema import PAD, Ranked
-from sememe.decode.frontier import NEVER, Beams, children_of, close_seen, keep_best
-from sememe.decode.protocol import ItemArray, StepModel, TensorBatch
-from sememe.decode.seen import SeenPositions
+from sememe.decode.allowed import Allowed
+from sememe.decode.eligible import Eligible
+from sememe.decode.frontier import NEVER, Beams, children_of, keep_best
+from sememe.decode.protocol import Seen, StepModel, TensorBatch
 from sememe.decode.trie import Trie
 from sememe.nn.select import Selected, rank_best
 
@@ -35,6 +36,8 @@ class Found:
     """(N, k) fp32; -inf where `items` is PAD."""
     tied_beyond: Tensor
     """(N,) int64: found items beyond the list that score like its last entry."""
+    eligible: Tensor | None = None
+    """(N,) int64, as in `Ranked`."""
 
     def to_ranked(self, *, source: str) -> Ranked:
         """The same lists as numpy arrays."""
@@ -43,6 +46,7 @@ class Found:
             scores=self.scores.cpu().numpy().astype(np.float32),
             source=source,
             tied_beyond=self.tied_beyond.cpu().numpy().astype(np.int64),
+            eligible=None if self.eligible is None else self.eligible.cpu().numpy(),
         )
 
 
@@ -53,15 +57,14 @@ class BeamSearch:
     width: int = 20
 
     def recommend(
-        self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: ItemArray | None = None
+        self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: Seen = None, allowed: Allowed = None
     ) -> Ranked:
-        """Up to k items per row that exist and are not among `seen` (N, S), as if the trie had never held those.
+        """Up to k items per row that `allowed` holds and `seen` (N, S) does not, as if the trie had never held others.
 
         All items that share a listed semantic ID are found, with equal scores; where they spill over k, `tied_beyond`
-        counts the rest.  A row with fewer items to offer has a shorter list.  Where k exceeds `width`, the beam is k
-        wide: a narrower one would end the list early though there are items left.
+        counts the rest.  A row with fewer to offer has a shorter list, and no other: the beam is at least k wide.
         """
-        found = search(model, batch, width=max(self.width, k), k=k, trie=trie, seen=seen)
+        found = search(model, batch, width=max(self.width, k), k=k, trie=trie, seen=seen, allowed=allowed)
         return found.to_ranked(source="beam:code_log_prob")
 
     def describe(self) -> str:
@@ -71,18 +74,18 @@ class BeamSearch:
 
 @torch.inference_mode()
 def search(
-    model: StepModel, batch: TensorBatch, *, width: int, k: int, trie: Trie, seen: ItemArray | None = None
+    model: StepModel, batch: TensorBatch, *, width: int, k: int, trie: Trie, seen: Seen = None, allowed: Allowed = None
 ) -> Found:
     """`BeamSearch.recommend` in tensors, on the trie's device."""
     assert width >= 1 and k >= 1, "a search keeps and lists at least one"
     assert not getattr(model, "training", False), "dropout is on: call model.eval() before searching"
     assert tuple(model.codebook_sizes) == trie.codebook_sizes, "the trie and the model come from different codes"
-    closed_items = None if seen is None else SeenPositions.build(seen, trie)
-    beams = _walk(model, model.encode(batch), width=width, trie=trie, seen=closed_items)
-    return list_items(beams, k=k, trie=trie, seen=closed_items)
+    eligible = Eligible.build(trie, seen=seen, allowed=allowed, num_rows=len(next(iter(batch.values()))))
+    beams = _walk(model, model.encode(batch), width=width, trie=trie, eligible=eligible)
+    return list_items(beams, k=k, trie=trie, eligible=eligible)
 
 
-def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, seen: SeenPositions | None) -> Beams:
+def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, eligible: Eligible) -> Beams:
     """The best leaves of each row, (N, B) with B <= width."""
     codes: Tensor | None = None
     parents: Tensor | None = None
@@ -94,8 +97,7 @@ def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, seen: SeenPos
             beams = Beams(nodes=start.long(), scores=start)
         below = children_of(beams, depth=depth, trie=trie)
         candidates = log_probs.gather(2, below.codes).add_(beams.scores.unsqueeze(2)).masked_fill_(below.missing, NEVER)
-        if seen is not None:
-            candidates = close_seen(candidates, beams, seen, depth=depth, trie=trie)
+        candidates = eligible.close(candidates, beams, depth=depth)
         kept = keep_best(candidates, beams, width=width, depth=depth, trie=trie)
         beams, parents = kept.beams, kept.parents
         codes = trie.child_codes[depth][beams.nodes].long()
@@ -103,25 +105,23 @@ def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, seen: SeenPos
     return beams
 
 
-def list_items(beams: Beams, *, k: int, trie: Trie, seen: SeenPositions | None) -> Found:
+def list_items(beams: Beams, *, k: int, trie: Trie, eligible: Eligible) -> Found:
     """The first k items of the ranked leaves: leaves by score, then node; items of a leaf by index."""
     leaves = _rank(beams)
-    first, end = (trie.first_position(nodes, depth=trie.num_levels) for nodes in (leaves.nodes, leaves.nodes + 1))
-    skipped = torch.zeros_like(first) if seen is None else seen.count_before(first)
-    count = end - first if seen is None else end - first - (seen.count_before(end) - skipped)
-    count = torch.where(leaves.scores > NEVER, count, 0)
+    before, end = eligible.before(torch.cat([leaves.nodes, leaves.nodes + 1], 1), depth=trie.num_levels).chunk(2, 1)
+    count = torch.where(leaves.scores > NEVER, end - before, 0)
     assert bool(((leaves.scores == NEVER) == (count == 0)).all()), "the search followed a prefix that leads to no item"
     total = count.cumsum(dim=1)
     # Entry j of a list lies in the first leaf whose running total exceeds j.
     entry = torch.arange(k, device=trie.device).expand(len(total), k).contiguous()
     leaf = torch.searchsorted(total, entry, right=True).clamp_(max=total.shape[1] - 1)
-    rank = (first - skipped + count - total).gather(1, leaf) + entry
-    position = rank if seen is None else seen.open_position(rank)
+    position = eligible.position((before + count - total).gather(1, leaf) + entry, leaves=leaves.nodes.gather(1, leaf))
     listed = entry < total[:, -1:]
     items = torch.where(listed, trie.items[position.clamp(0, trie.num_items - 1)], PAD)
     scores = leaves.scores.gather(1, leaf).masked_fill(~listed, NEVER)
     tied = torch.where(leaves.scores == scores[:, -1:], count, 0).sum(dim=1) - (scores == scores[:, -1:]).sum(dim=1)
-    return Found(items=items, scores=scores, tied_beyond=torch.where(listed[:, -1], tied, 0))
+    tied = torch.where(listed[:, -1], tied, 0)
+    return Found(items=items, scores=scores, tied_beyond=tied, eligible=eligible.counts())
 
 
 def _rank(beams: Beams) -> Beams:

@@ -7,7 +7,7 @@ Shape legend: N rows, I items, V leaves (distinct semantic IDs), C leaves of a c
 targets of a row.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, Int32Array, Int64Array, Ranked
-from sememe.decode.protocol import ItemArray, ItemScorer, StepModel, TensorBatch
+from sememe.decode.allowed import Allowed
+from sememe.decode.eligible import Eligible
+from sememe.decode.protocol import ItemArray, ItemScorer, Seen, StepModel, TensorBatch
 from sememe.decode.trie import Trie
 from sememe.nn.select import rank_best, refuse_nan
 
@@ -45,15 +48,19 @@ class ExactCodes:
         return by_position[:, trie.positions.clamp(min=0).long()].masked_fill_(absent, NEVER)
 
     def recommend(
-        self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: ItemArray | None = None
+        self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: Seen = None, allowed: Allowed = None
     ) -> Ranked:
-        """The k best items that are not among `seen` (N, S); equal scores in order of semantic ID, then index."""
+        """The k best items that `allowed` holds and `seen` (N, S) does not; equal scores in order of semantic ID, then
+        index."""
         scores = self._score_positions(model, batch, trie=trie)
+        eligible = Eligible.build(trie, seen=seen, allowed=allowed, num_rows=len(scores))
+        scores = eligible.mask_forbidden(scores)
         positions = None
         if seen is not None:
             items = torch.as_tensor(seen, device=trie.device)
             positions = torch.where(items == PAD, PAD, trie.positions[items.clamp(min=0).long()])
-        return _top(mask_seen(scores, positions), k=k, labels=trie.items, source="exact:code_log_prob")
+        ranked = _top(mask_seen(scores, positions), k=k, labels=trie.items, source="exact:code_log_prob")
+        return _with_counts(ranked, eligible)
 
     def describe(self) -> str:
         """How lists come about, in a line."""
@@ -75,12 +82,22 @@ class ExactItems:
     """Recommend by a model's own score of every item."""
 
     def recommend(
-        self, model: ItemScorer, batch: Any, *, k: int, trie: Trie | None = None, seen: ItemArray | None = None
+        self,
+        model: ItemScorer,
+        batch: Any,
+        *,
+        k: int,
+        trie: Trie | None = None,
+        seen: Seen = None,
+        allowed: Allowed = None,
     ) -> Ranked:
-        """The k best items that are not among `seen` (N, S); equal scores in order of item index.
+        """The k best items that `allowed` holds and `seen` (N, S) does not; equal scores in order of item index.
 
         Items that `trie`, where there is one, does not hold are left out.  Works with torch and numpy scorers alike;
         `batch` goes to the model as it is.
+
+        Raises:
+            ConfigError: there is `allowed`, and no `trie` to tell whose positions it holds.
         """
         assert not getattr(model, "training", False), "dropout is on: call model.eval() before scoring"
         with torch.inference_mode():
@@ -88,7 +105,16 @@ class ExactItems:
         if trie is not None and trie.num_items < len(trie.positions):
             scores = scores.masked_fill(trie.positions == PAD, NEVER)
         labels = torch.arange(scores.shape[1], device=scores.device)
-        return _top(mask_seen(scores, seen), k=k, labels=labels, source="exact:item_score")
+        if allowed is None:
+            return _top(mask_seen(scores, seen), k=k, labels=labels, source="exact:item_score")
+        if trie is None:
+            raise ConfigError(
+                "item sets are over the positions of a tree, and there is none", fix="give the tree that they are of"
+            )
+        eligible = Eligible.build(trie, seen=seen, allowed=allowed, num_rows=len(scores))
+        scores = eligible.mask_forbidden(scores, positions=trie.positions.clamp(min=0).long())
+        ranked = _top(mask_seen(scores, seen), k=k, labels=labels, source="exact:item_score")
+        return _with_counts(ranked, eligible)
 
     def describe(self) -> str:
         """How lists come about, in a line."""
@@ -150,6 +176,11 @@ def _teacher_force(model: StepModel, batch: TensorBatch, leaves: Tensor) -> Tens
         # From here on every semantic ID has a beam of its own.
         parents = torch.arange(count, device=leaves.device).expand(rows, count)
     return scores
+
+
+def _with_counts(ranked: Ranked, eligible: Eligible) -> Ranked:
+    counts = eligible.counts()
+    return ranked if counts is None else replace(ranked, eligible=counts.cpu().numpy())
 
 
 def _top(scores: Tensor, *, k: int, labels: Tensor, source: str) -> Ranked:

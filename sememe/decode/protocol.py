@@ -16,6 +16,9 @@ TensorBatch = Mapping[str, Tensor]
 ItemArray = Tensor | npt.NDArray[np.int32]
 """Item indices, (N, S), PAD where a row has fewer."""
 
+Seen = ItemArray | None
+"""Items that each row must not get, or None: there are none."""
+
 
 class StepModel(Protocol):
     """A model that writes codes one level at a time."""

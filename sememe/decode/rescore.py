@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, Ranked
+from sememe.decode.allowed import Allowed
 from sememe.decode.beam import BeamSearch, Found, search
-from sememe.decode.protocol import ItemArray, ItemScorer, StepModel, TensorBatch
+from sememe.decode.protocol import ItemScorer, Seen, StepModel, TensorBatch
 from sememe.decode.trie import Trie
 from sememe.nn.select import rank_best
 
@@ -32,13 +33,13 @@ class Rescored:
     code_weight: float = 0.3
 
     def recommend(
-        self, model: TwoHeaded, batch: TensorBatch, *, k: int, trie: Trie, seen: ItemArray | None = None
+        self, model: TwoHeaded, batch: TensorBatch, *, k: int, trie: Trie, seen: Seen = None, allowed: Allowed = None
     ) -> Ranked:
-        """Up to k items per row that the beam finds and that are not among `seen` (N, S)."""
+        """Up to k items per row that the beam finds, that `allowed` holds and that are not among `seen` (N, S)."""
         if not 0.0 <= self.code_weight <= 1.0:
             raise ConfigError(f"code_weight is {self.code_weight}, outside 0..1", fix="set it to 0.3, say")
         count = max(k, self.search.width)
-        found = search(model, batch, width=count, k=count, trie=trie, seen=seen)
+        found = search(model, batch, width=count, k=count, trie=trie, seen=seen, allowed=allowed)
         with torch.inference_mode():
             item_scores = torch.as_tensor(model.score_items(batch)).log_softmax(1)
         scores = self._mix(found, item_scores)
@@ -49,6 +50,7 @@ class Rescored:
             items=listed.masked_fill(best.values == NEVER, PAD),
             scores=best.values,
             tied_beyond=torch.where(last.squeeze(1) == NEVER, 0, tied),
+            eligible=found.eligible,
         ).to_ranked(source="beam:rescored")
 
     def describe(self) -> str:

@@ -6,7 +6,7 @@ perturbed score; the noise of its continuations is conditioned on their maximum 
 a prefix stands for the best item below it, and k beams find exactly the k items that noise on every item of the
 catalogue would put first: the first is a draw from the distribution, each next one a draw from what is left.
 
-The distribution, level by level: among the codes by which some item not seen continues, p ** (1 / temperature),
+The distribution, level by level: among the codes by which some eligible item continues, p ** (1 / temperature),
 normalised; of these the fewest codes, most probable first, whose mass reaches `top_p`, normalised again.  Changed: only
 codes that lead to an item are ever drawn; the root's noise is drawn too, where the paper's algorithm starts from 0, so
 that the perturbed score of an item is a Gumbel number located at its log-probability; the noise is a function of seed,
@@ -26,11 +26,12 @@ from torch import Tensor
 
 from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, Ranked
+from sememe.decode.allowed import Allowed
 from sememe.decode.beam import BeamSearch, Found, list_items
-from sememe.decode.frontier import NEVER, Beams, Kept, children_of, close_seen, keep_best
+from sememe.decode.eligible import Eligible
+from sememe.decode.frontier import NEVER, Beams, Kept, children_of, keep_best
 from sememe.decode.noise import child_keys, gumbel, row_keys
-from sememe.decode.protocol import ItemArray, StepModel, TensorBatch
-from sememe.decode.seen import SeenPositions
+from sememe.decode.protocol import Seen, StepModel, TensorBatch
 from sememe.decode.trie import Trie
 
 LOWEST, HIGHEST = 1e-6, 1e6
@@ -110,17 +111,19 @@ class Sampled:
     """Another one draws other lists; with the same one, a list changes only with its user and history."""
 
     def recommend(
-        self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: ItemArray | None = None
+        self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: Seen = None, allowed: Allowed = None
     ) -> Ranked:
-        """Up to k items per row that exist and are not among `seen` (N, S), as if the trie had never held those.
+        """Up to k items per row that `allowed` holds and `seen` (N, S) does not, as if the trie had never held others.
 
         Raises:
             ConfigError: a setting is out of its range.
+            DataError: `allowed` is of another tree.
         """
         self._levels(trie)
         if self.temperature == 0.0:
-            return BeamSearch(width=self.width).recommend(model, batch, k=k, trie=trie, seen=seen)
-        return self.draw(model, batch, k=k, trie=trie, seen=seen).found.to_ranked(source="sample:code_log_prob")
+            return BeamSearch(width=self.width).recommend(model, batch, k=k, trie=trie, seen=seen, allowed=allowed)
+        drawn = self.draw(model, batch, k=k, trie=trie, seen=seen, allowed=allowed)
+        return drawn.found.to_ranked(source="sample:code_log_prob")
 
     def describe(self) -> str:
         """How lists come about, in a line."""
@@ -131,7 +134,9 @@ class Sampled:
         return f"drawn by code score at temperature {self.temperature:g}{levels}{mass}"
 
     @torch.inference_mode()
-    def draw(self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: ItemArray | None = None) -> Drawn:
+    def draw(
+        self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: Seen = None, allowed: Allowed = None
+    ) -> Drawn:
         """The lists of `recommend` in tensors, on the trie's device, with the log-probabilities of their items.
 
         Raises:
@@ -143,7 +148,7 @@ class Sampled:
         assert self.width >= 1 and k >= 1, "a draw keeps and lists at least one"
         assert not getattr(model, "training", False), "dropout is on: call model.eval() before drawing"
         assert tuple(model.codebook_sizes) == trie.codebook_sizes, "the trie and the model come from different codes"
-        closed_items = None if seen is None else SeenPositions.build(seen, trie)
+        eligible = Eligible.build(trie, seen=seen, allowed=allowed, num_rows=len(next(iter(batch.values()))))
         drawing = _start(row_keys(batch, seed=self.seed).to(trie.device))
         state = model.encode(batch)
         codes: Tensor | None = None
@@ -151,14 +156,13 @@ class Sampled:
         for depth, temperature in enumerate(temperatures):
             below = children_of(drawing.beams, depth=depth, trie=trie)
             log_probs = model.step(state, codes, parents).gather(2, below.codes).masked_fill_(below.missing, NEVER)
-            if closed_items is not None:
-                log_probs = close_seen(log_probs, drawing.beams, closed_items, depth=depth, trie=trie)
+            log_probs = eligible.close(log_probs, drawing.beams, depth=depth)
             chances = level_distribution(log_probs, temperature=temperature, top_p=self.top_p)
             grown = _grow(drawing, below.codes, log_probs=log_probs, chances=chances)
             kept = keep_best(grown.perturbed, drawing.beams, width=max(self.width, k), depth=depth, trie=trie)
             drawing, parents = grown.keep(kept), kept.parents
             codes = trie.child_codes[depth][drawing.beams.nodes].long()
-        return _list_drawn(drawing, k=k, trie=trie, seen=closed_items)
+        return _list_drawn(drawing, k=k, trie=trie, eligible=eligible)
 
     def _levels(self, trie: Trie) -> tuple[float, ...]:
         """The temperature of each level, once every setting is found usable."""
@@ -246,10 +250,10 @@ def _grow(drawing: Drawing, codes: Tensor, *, log_probs: Tensor, chances: Tensor
     )
 
 
-def _list_drawn(drawing: Drawing, *, k: int, trie: Trie, seen: SeenPositions | None) -> Drawn:
+def _list_drawn(drawing: Drawing, *, k: int, trie: Trie, eligible: Eligible) -> Drawn:
     """The items of the drawn leaves, and for each item what its leaf carries."""
     leaves = drawing.beams
-    found = list_items(leaves, k=k, trie=trie, seen=seen)
+    found = list_items(leaves, k=k, trie=trie, eligible=eligible)
     unlisted = found.items == PAD
     wanted = trie.node_at(trie.positions[found.items.clamp(min=0).long()], depth=trie.num_levels)
     nodes, order = leaves.nodes.masked_fill(leaves.scores == NEVER, trie.num_items).sort(dim=1)

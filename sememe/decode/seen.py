@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sememe.core.schema import PAD
+from sememe.decode.allowed import RowSets
 from sememe.decode.protocol import ItemArray
 from sememe.decode.trie import Trie
 
@@ -35,6 +36,18 @@ class SeenPositions:
         repeats = torch.zeros_like(positions, dtype=torch.bool)
         repeats[:, 1:] = positions[:, 1:] == positions[:, :-1]
         return cls(positions.masked_fill(repeats, trie.num_items).sort(dim=1).values.contiguous(), trie.num_items)
+
+    def among(self, allowed: RowSets) -> "SeenPositions":
+        """The same by rank among each row's allowed items; seen items that are not allowed need no leaving out."""
+        inside = self.positions.clamp(max=self.num_items - 1)
+        kept = allowed.contains(inside) & (self.positions < self.num_items)
+        ranks = torch.where(kept, allowed.rank(inside), self.num_items)
+        # No rank reaches the number of items, so that it still marks where a row has fewer.
+        return SeenPositions(ranks.sort(dim=1).values.contiguous(), self.num_items)
+
+    def counts(self) -> Tensor:
+        """(N,) int64: seen items of each row."""
+        return (self.positions < self.num_items).sum(dim=1)
 
     def count_before(self, positions: Tensor) -> Tensor:
         """How many seen items of the row lie before each of its positions; (N, X) int32 -> (N, X) int64."""
