@@ -32,6 +32,7 @@ from sememe.models.code_nodes import CodeNodes
 from sememe.models.depth import CodeHead, Depth, exact
 from sememe.models.item_table import ItemTable
 from sememe.nn.causal import last_position
+from sememe.nn.kvcache import TrunkCache, TrunkReading
 from sememe.nn.repeat import RepeatBias
 from sememe.nn.trunk import Trunk
 
@@ -205,10 +206,15 @@ class ItemWiseModel(nn.Module):
 
     def _follow_history(self, vectors: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """(N, T, D) what the trunk says after each of the items with `vectors` (N, T, D)."""
-        for name, table in self.events.items():
-            vectors = vectors + table(batch[name].long())
-        hidden: Tensor = self.trunk(vectors * vectors.shape[-1] ** 0.5)
+        hidden: Tensor = self.trunk(self._told(vectors, batch))
         return hidden
+
+    def _told(self, vectors: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """(N, T, D) what the trunk reads: items with what is known of their events, in its scale."""
+        for name, table in self.events.items():
+            known: Tensor = table(batch[name].long())
+            vectors = vectors + known
+        return vectors * vectors.shape[-1] ** 0.5
 
     def _add_repeat_bias(self, logits: Tensor, history: Tensor, candidates: Tensor, places: Tensor) -> Tensor:
         """`logits` (P, C) with the bias on candidates that the row has read up to the position, once each."""
@@ -228,7 +234,20 @@ class ItemWiseModel(nn.Module):
 
     def encode(self, batch: Mapping[str, Tensor]) -> WritingState:
         """Read the histories of "history" and event inputs (N, T), "lengths" (N,): the state before the first code."""
-        hidden = self._last(batch)
+        return self.start(self._last(batch))
+
+    def read(self, batch: Mapping[str, Tensor], cache: TrunkCache | None = None) -> TrunkReading:
+        """Read t >= 1 items more of each history: "history" (N, t) without padding, and event inputs (N, t).
+
+        cache: of the items read before; `start` goes from what is read to a search.  The answer is that of `encode` on
+        the whole history, which must not be longer than the trunk's window: once that slides, read it anew.
+        """
+        history = batch["history"]
+        vectors = self._told(self._vectors(history.flatten().long()).view(*history.shape, -1), batch)
+        return self.trunk.extend(vectors, cache)
+
+    def start(self, hidden: Tensor) -> WritingState:
+        """The state before the first code, for what the trunk said last (N, D)."""
         root = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
         return WritingState(hidden=hidden, prefix=hidden.new_zeros(len(hidden), 1, 0, hidden.shape[1]), nodes=root)
 

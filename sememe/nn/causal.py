@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sememe.nn.dropout import Dropout
+from sememe.nn.kvcache import Extended, KeyValues, later_positions
 
 
 class CausalAttention(nn.Module):
@@ -41,6 +42,33 @@ class CausalAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
         joined: Tensor = self.out(mixed.transpose(1, 2).reshape(rows, length, width))
         return joined
+
+    def extend(self, states: Tensor, past: KeyValues | None, *, last_only: bool) -> Extended:
+        """What `forward` says of the positions of `states` (N, t, D), which come after those of `past`; in evaluation.
+
+        last_only: whether the last position alone is asked for.
+        """
+        assert not self.training, "dropout is on: call eval() first"
+        rows, length, width = states.shape
+        split = self.qkv(states).view(rows, length, 3, self.heads, width // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        first = 0 if past is None else past.length
+        query, key = self.place(query, first=first), self.place(key, first=first)
+        cache = KeyValues(key, value) if past is None else past.then(key, value)
+        if last_only:
+            query, first = query[:, :, -1:], first + length - 1
+        mixed = self.read(query, cache, first=first)
+        return Extended(self.out(mixed.transpose(1, 2).flatten(2)), cache)
+
+    def place(self, heads: Tensor, *, first: int) -> Tensor:
+        """Queries or keys (N, H, t, E) of the positions from `first` on, told where they are."""
+        del first  # the states tell it
+        return heads
+
+    def read(self, query: Tensor, cache: KeyValues, *, first: int) -> Tensor:
+        """(N, H, t, E) what the queries (N, H, t, E) at positions from `first` on read of the cache."""
+        mask = later_positions(query.shape[2], first=first, device=query.device)
+        return F.scaled_dot_product_attention(query, cache.keys, cache.values, attn_mask=mask)
 
 
 class CausalBlock(nn.Module):

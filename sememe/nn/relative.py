@@ -10,8 +10,9 @@ Shape legend: N rows, T positions, H heads, D model width, E width of one head.
 
 from torch import Tensor, nn
 
-from sememe.nn.attention import RelativeBias, attend, causal_bias, merge_heads
+from sememe.nn.attention import MASKED, RelativeBias, attend, causal_bias, merge_heads
 from sememe.nn.causal import CausalAttention
+from sememe.nn.kvcache import KeyValues, later_positions
 
 BUCKETS = 32
 MAX_DISTANCE = 128
@@ -36,3 +37,9 @@ class RelativeAttention(CausalAttention):
         mixed = attend(query * (width // self.heads) ** -0.5, key, value, bias=bias, dropout=dropout)
         joined: Tensor = self.out(merge_heads(mixed))
         return joined
+
+    def read(self, query: Tensor, cache: KeyValues, *, first: int) -> Tensor:
+        """(N, H, t, E) what the queries (N, H, t, E) at positions from `first` on read of the cache."""
+        closed = ~later_positions(query.shape[2], first=first, device=query.device)
+        bias = self.bias(cache.length, first_query=first).masked_fill(closed, MASKED)
+        return attend(query * query.shape[3] ** -0.5, cache.keys, cache.values, bias=bias, dropout=0.0)

@@ -35,15 +35,22 @@ class RotaryAttention(CausalAttention):
         joined: Tensor = self.out(merge_heads(mixed))
         return joined
 
+    def place(self, heads: Tensor, *, first: int) -> Tensor:
+        """Queries or keys (N, H, t, E) of the positions from `first` on, turned."""
+        return rotate(heads, first=first)
 
-def rotate(heads: Tensor) -> Tensor:
-    """(..., T, E) with the pairs (i, i + E/2) of position t turned by t * 10000^(-2i / E); first position unturned."""
+
+def rotate(heads: Tensor, *, first: int = 0) -> Tensor:
+    """(..., T, E) with the pairs (i, i + E/2) of position t turned by t * 10000^(-2i / E).
+
+    first: position of the first of them; position 0 is unturned.
+    """
     length, width = heads.shape[-2:]
     # Half precision is too coarse for the angles of later positions.
     exact = torch.promote_types(heads.dtype, torch.float32)
-    cos, sin = _turns(length, width=width, dtype=exact, device=heads.device)
-    first, second = heads.to(exact).chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(heads.dtype)
+    cos, sin = _turns(first + length, width=width, dtype=exact, device=heads.device)[:, first:]
+    left, right = heads.to(exact).chunk(2, -1)
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(heads.dtype)
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ Shape legend: N rows, T positions, D model width.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from sememe.nn.causal import CausalAttention, initialize
 from sememe.nn.dropout import Dropout
 from sememe.nn.experts import ExpertMixture
 from sememe.nn.gated import SwiGlu
+from sememe.nn.kvcache import Extended, KeyValues, TrunkCache, TrunkReading
 from sememe.nn.norm import RmsNorm
 from sememe.nn.relative import RelativeAttention
 from sememe.nn.rotary import RotaryAttention
@@ -108,11 +109,7 @@ class TrunkModule(nn.Module):
         Raises ConfigError for more than max_history positions.
         """
         length = states.shape[1]
-        if length > self.config.max_history:
-            raise ConfigError(
-                f"a history of {length} items is longer than max_history = {self.config.max_history} of the model",
-                fix="give model and batches the same max_history",
-            )
+        self._refuse_longer(length)
         if self.positions is not None:
             states = states + self.positions.weight[:length]
         states = self.dropout(states)
@@ -120,6 +117,34 @@ class TrunkModule(nn.Module):
             states = block(states)
         normed: Tensor = self.norm(states)
         return normed
+
+    def extend(self, states: Tensor, cache: TrunkCache | None = None) -> TrunkReading:
+        """What `forward` says after the last of the items with vectors `states` (N, t, D), t >= 1, and what it takes to
+        read on from there; in evaluation.
+
+        cache: of the items read before, where there are any.
+
+        Raises ConfigError for more than max_history positions in all: the window would slide, see `sememe.nn.kvcache`.
+        """
+        first = 0 if cache is None else cache.length
+        self._refuse_longer(first + states.shape[1])
+        if self.positions is not None:
+            states = states + self.positions.weight[first : first + states.shape[1]]
+        layers = []
+        for number, block in enumerate(self.blocks):
+            past = None if cache is None else cache.layers[number]
+            # Below the last layer every new position is needed: the next layer reads it.
+            extended = cast(TrunkBlock, block).extend(states, past, last_only=number == len(self.blocks) - 1)
+            states = extended.states
+            layers.append(extended.cache)
+        return TrunkReading(self.norm(states[:, -1]), TrunkCache(tuple(layers)))
+
+    def _refuse_longer(self, length: int) -> None:
+        if length > self.config.max_history:
+            raise ConfigError(
+                f"a history of {length} items is longer than max_history = {self.config.max_history} of the model",
+                fix="give model and batches the same max_history",
+            )
 
 
 class TrunkBlock(nn.Module):
@@ -142,12 +167,21 @@ class TrunkBlock(nn.Module):
         deepened: Tensor = states + self.dropout(self.ff(self.ff_norm(states)))
         return deepened
 
+    def extend(self, states: Tensor, past: KeyValues | None, *, last_only: bool) -> Extended:
+        """What `forward` says of the positions of `states` (N, t, D), which come after those of `past`; in evaluation.
+
+        last_only: whether the last position alone is asked for.
+        """
+        attended = self.attention.extend(self.attention_norm(states), past, last_only=last_only)
+        states = (states[:, -1:] if last_only else states) + attended.states
+        return Extended(states + self.ff(self.ff_norm(states)), attended.cache)
+
 
 def _norm(config: Trunk) -> nn.Module:
     return RmsNorm(config.d_model) if config.norm == "rms" else nn.LayerNorm(config.d_model)
 
 
-def _attention(config: Trunk) -> nn.Module:
+def _attention(config: Trunk) -> CausalAttention:
     kinds = {"learned": CausalAttention, "rotary": RotaryAttention, "relative": RelativeAttention}
     return kinds[config.positions](config.d_model, heads=config.heads, dropout=config.dropout)
 
