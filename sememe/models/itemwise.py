@@ -15,6 +15,7 @@ beams, M = N * B hypotheses, K codes of a level, D width.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -214,7 +215,7 @@ class ItemWiseModel(nn.Module):
         for name, table in self.events.items():
             known: Tensor = table(batch[name].long())
             vectors = vectors + known
-        return vectors * vectors.shape[-1] ** 0.5
+        return vectors * math.sqrt(vectors.shape[-1])
 
     def _add_repeat_bias(self, logits: Tensor, history: Tensor, candidates: Tensor, places: Tensor) -> Tensor:
         """`logits` (P, C) with the bias on candidates that the row has read up to the position, once each."""
