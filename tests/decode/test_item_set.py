@@ -12,7 +12,7 @@ from planted_steps import random_codes, unique_codes
 from sememe.core.errors import DataError
 from sememe.core.schema import PAD
 from sememe.decode.allowed import AllowedByRow, RowSets, rank_in, rank_in_torch, select_in, select_in_torch
-from sememe.decode.item_set import ItemSet, pack, tree_mark, unpack
+from sememe.decode.item_set import CHUNK, ItemSet, pack, tree_mark, unpack
 from sememe.decode.trie import Trie
 
 COUNTS = st.one_of(st.integers(1, 200), st.sampled_from([64, 128, 192, 65, 127]))
@@ -60,6 +60,13 @@ def test_counts_and_places_are_those_of_the_flags(items: int, seed: int, share: 
     np.testing.assert_array_equal(chosen.select(np.arange(len(members)).reshape(1, -1)), members.reshape(1, -1))
     if share == 1.0:
         np.testing.assert_array_equal(ItemSet.every(trie).words, chosen.words)
+
+
+def test_many_queries_are_answered_as_few_are() -> None:
+    chosen, flags = random_set(a_tree(150), seed=0, share=0.5)
+    asked = np.random.default_rng(0).integers(0, 151, size=(3, CHUNK // 2 + 5))
+    np.testing.assert_array_equal(chosen.rank(asked), np.concatenate([[0], flags.cumsum()])[asked])
+    np.testing.assert_array_equal(chosen.rank(asked.T), np.concatenate([[0], flags.cumsum()])[asked.T])
 
 
 @settings(max_examples=60, deadline=None)

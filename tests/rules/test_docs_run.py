@@ -38,6 +38,13 @@ def test_the_page_on_semantic_ids_prints_what_it_says() -> None:
         assert printed == expected
 
 
+def test_the_page_on_decoding_prints_what_it_says() -> None:
+    found = run_blocks((ROOT / "docs" / "decoding.md").read_text())
+    assert len(found) == 3
+    for printed, expected in found:
+        assert printed == expected
+
+
 def test_the_tour_opens_at_most_twelve_files_of_two_thousand_lines() -> None:
     text = (ROOT / "docs" / "tour.md").read_text()
     stops = re.findall(r"^## \d+\. .*\]\((\.\./sememe/[a-z_/0-9]+\.py)\)", text, re.MULTILINE)
