@@ -122,13 +122,20 @@ def quantize_residuals(vectors: FloatArray, codebooks: Sequence[FloatArray] | Fl
     codes = np.empty((len(vectors), len(codebooks)), np.int32)
     # |r - c|^2 / 2 = |r|^2 / 2 - (r.c - |c|^2 / 2): the nearest code has the largest bracket.
     books = [(codebook, codebook.T, 0.5 * np.einsum("kd,kd->k", codebook, codebook)) for codebook in codebooks]
+    rows = min(RESIDUAL_ROWS, len(vectors))
+    # Made once: fresh pages for each block would cost as much as the subtractions.
+    residuals, chosen = (np.empty((rows, vectors.shape[1]), np.float32) for _ in range(2))
+    affinities = [np.empty((rows, len(codebook)), np.float32) for codebook in codebooks]
     for start in range(0, len(vectors), RESIDUAL_ROWS):
-        residual = vectors[start : start + RESIDUAL_ROWS].astype(np.float32, copy=True)
+        block = vectors[start : start + RESIDUAL_ROWS]
+        residual = residuals[: len(block)]
+        residual[:] = block
         for level, (codebook, turned, half_norms) in enumerate(books):
-            affinity = residual @ turned
+            affinity = np.matmul(residual, turned, out=affinities[level][: len(block)])
             affinity -= half_norms
             codes[start : start + RESIDUAL_ROWS, level] = best = affinity.argmax(axis=1)
-            residual -= codebook[best]
+            if level + 1 < len(books):
+                residual -= np.take(codebook, best, axis=0, out=chosen[: len(block)], mode="clip")
     return codes
 
 
