@@ -12,7 +12,7 @@ from planted_steps import TableModel, random_codes, slow_beam
 
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import PAD, Codes, Ranked
-from sememe.decode.allowed import Allowed, AllowedByRow
+from sememe.decode.allowed import Allowed, AllowedByRow, rank_in_torch, select_in_torch
 from sememe.decode.beam import BeamSearch
 from sememe.decode.exact import ExactCodes, ExactItems
 from sememe.decode.item_set import ItemSet
@@ -163,6 +163,20 @@ def test_a_batch_of_tenants_is_its_rows(part: Any) -> None:
         assert together.items[row].tolist() == alone.items[0].tolist()
         np.testing.assert_allclose(together.scores[row], alone.scores[0], atol=1e-6)
         assert together.eligible[row] == alone.eligible[0]
+
+
+@NAMED
+def test_counting_in_torch_as_on_other_devices_changes_nothing(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World((5, 4, 3), items=50, seed=6, share=0.4)
+    lists = []
+    for _ in range(2):
+        for allowed in (world.mixed, world.sets[0]):
+            lists.append(part.recommend(world.model, BATCH, k=5, trie=world.trie, seen=world.seen, allowed=allowed))
+        monkeypatch.setattr("sememe.decode.allowed.rank_in", rank_in_torch)
+        monkeypatch.setattr("sememe.decode.allowed.select_in", select_in_torch)
+    for ours, theirs in zip(lists[2:], lists[:2], strict=True):
+        assert_identical(ours, theirs)
+        assert ours.eligible.tolist() == theirs.eligible.tolist()
 
 
 @NAMED
