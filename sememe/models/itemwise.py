@@ -237,7 +237,7 @@ class ItemWiseModel(nn.Module):
         """Read the histories of "history" and event inputs (N, T), "lengths" (N,): the state before the first code."""
         return self.start(self._last(batch))
 
-    def read(self, batch: Mapping[str, Tensor], cache: TrunkCache | None = None) -> TrunkReading:
+    def read(self, batch: Mapping[str, Tensor], *, cache: TrunkCache | None = None) -> TrunkReading:
         """Read t >= 1 items more of each history: "history" (N, t) without padding, and event inputs (N, t).
 
         cache: of the items read before; `start` goes from what is read to a search.  The answer is that of `encode` on
@@ -245,7 +245,7 @@ class ItemWiseModel(nn.Module):
         """
         history = batch["history"]
         vectors = self._told(self._vectors(history.flatten().long()).view(*history.shape, -1), batch)
-        return self.trunk.extend(vectors, cache)
+        return self.trunk.extend(vectors, cache=cache)
 
     def start(self, hidden: Tensor) -> WritingState:
         """The state before the first code, for what the trunk said last (N, D)."""

@@ -118,7 +118,7 @@ class TrunkModule(nn.Module):
         normed: Tensor = self.norm(states)
         return normed
 
-    def extend(self, states: Tensor, cache: TrunkCache | None = None) -> TrunkReading:
+    def extend(self, states: Tensor, *, cache: TrunkCache | None = None) -> TrunkReading:
         """What `forward` says after the last of the items with vectors `states` (N, t, D), t >= 1, and what it takes to
         read on from there; in evaluation.
 

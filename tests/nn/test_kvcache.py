@@ -33,7 +33,7 @@ def vectors(rows: int = 3, length: int = 6) -> Tensor:
 def read(trunk: TrunkModule, states: Tensor, cuts: tuple[int, ...]) -> TrunkReading:
     reading = None
     for start, end in pairwise(cuts):
-        reading = trunk.extend(states[:, start:end], None if reading is None else reading.cache)
+        reading = trunk.extend(states[:, start:end], cache=None if reading is None else reading.cache)
     assert reading is not None
     return reading
 
@@ -53,10 +53,10 @@ def test_a_cache_can_be_read_on_from_twice(config: Trunk) -> None:
     trunk, states = built(config), vectors()
     before = trunk.extend(states[:, :3])
     kept = [layer.keys.clone() for layer in before.cache.layers]
-    first = trunk.extend(states[:, 3:4], before.cache)
-    again = trunk.extend(states[:, 3:4], before.cache)
+    first = trunk.extend(states[:, 3:4], cache=before.cache)
+    again = trunk.extend(states[:, 3:4], cache=before.cache)
     torch.testing.assert_close(again.last, first.last, rtol=0, atol=0)
-    other = trunk.extend(states[:, 4:5], before.cache)
+    other = trunk.extend(states[:, 4:5], cache=before.cache)
     assert not torch.allclose(other.last, first.last)
     for layer, keys in zip(before.cache.layers, kept, strict=True):
         torch.testing.assert_close(layer.keys, keys, rtol=0, atol=0)
@@ -66,7 +66,7 @@ def test_a_window_that_would_slide_is_refused() -> None:
     trunk, states = built(SMALL), vectors(length=7)
     full = trunk.extend(states[:, :6])
     with pytest.raises(ConfigError, match="7 items is longer than max_history = 6"):
-        trunk.extend(states[:, 6:], full.cache)
+        trunk.extend(states[:, 6:], cache=full.cache)
 
 
 def test_a_cache_is_for_evaluation() -> None:
