@@ -1,11 +1,11 @@
 """Giving vectors to clusters that all get the same number of them.
 
 Sources: `fill_in_turn` is the balanced k-means of OneRec, arXiv 2502.18965: the clusters choose one after the other,
-each takes its nearest vectors that are still free.  `fill_by_prices` is ours after Cuturi 2013 (arXiv 1306.0895):
-prices per cluster from entropy-regularised transport (Sinkhorn), then the exact sizes in rounds.  In a round every
-vector asks for the cluster that is best for it among those with room; a cluster that more ask for than it has room for
-takes those that would lose most by going elsewhere (their regret).  No cluster comes first, and few vectors are left
-after one round.
+each takes its nearest vectors that are still free.  `fill_by_prices` is ours: prices per cluster (`prices.py`), then
+the best assignment with the exact sizes (`transport.py`).  Where that would take too much memory or time, the exact
+sizes come in rounds: in a round every vector asks for the cluster that is best for it among those with room, and a
+cluster that more ask for than it has room for takes those that would lose most by going elsewhere (their regret).  No
+cluster comes first, and few vectors are left after one round.
 
 Rows are distinct vectors with a count each, so that equal vectors cost as much as one; a row may be shared out over
 clusters.  Ties go to the earlier row, so callers put their rows into an order of their own making (`distinct_rows`).
@@ -18,17 +18,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sememe.core.schema import FloatArray, Int64Array
+from sememe.core.schema import BoolArray, FloatArray, Int64Array
 from sememe.sid.kmeans import CHUNK_CELLS
+from sememe.sid.prices import transport_prices
+from sememe.sid.transport import affinity_table, deal_evenly
 
 PRICE_CELLS = 1 << 26
-"""Prices are found on so many (row, cluster) cells at most: 256 MiB of float32, twice."""
+"""So many (row, cluster) cells are held at most, 256 MiB of float32; else prices come from a part of the rows."""
 PRICE_ROWS_PER_CLUSTER = 8
 """So many rows per cluster at least, also where that is more than PRICE_CELLS."""
-PRICE_STAGES = 5
-PRICE_ITERATIONS = 20
-FIRST_TEMPERATURE = 0.2
-"""Of the first stage, in units of how much nearer the nearest cluster is than the mean one; a third at each next."""
+MOST_CLUSTERS = 1024
+"""With more, the rounds: chains of moves are searched for among all pairs of clusters."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +82,41 @@ def _nearest_first(affinity: FloatArray, wanted: int) -> Int64Array:
 
 
 def fill_by_prices(rows: FloatArray, counts: Int64Array, centers: FloatArray) -> Shares:
+    """The least sum of squared distances; on very large catalogues, near it.
+
+    Equal vectors are shared out in rounds and stay there; the others get the best of what is left.
+    """
+    stride = -(-len(rows) // max(PRICE_CELLS // len(centers), PRICE_ROWS_PER_CLUSTER * len(centers)))
+    table = affinity_table(rows[::stride], centers)
+    prices = transport_prices(table[: -len(centers), :-1], counts[::stride])
+    alone = counts == 1
+    shares = None if alone.all() else _fill_in_rounds(rows, counts, centers, prices)
+    if stride == 1 and len(centers) <= MOST_CLUSTERS and alone.any():
+        shares = _deal_again(table, prices, alone=alone, shares=shares) or shares
+    return shares or _fill_in_rounds(rows, counts, centers, prices)
+
+
+def _deal_again(table: FloatArray, prices: FloatArray, *, alone: BoolArray, shares: Shares | None) -> Shares | None:
+    """The best that can be made of the rows that stand for one vector; those that stand for more stay as in `shares`.
+
+    None where that would take too long.
+    """
+    if shares is None:
+        labels = deal_evenly(table, prices, taken=np.zeros(len(prices), np.int64))
+        return None if labels is None else Shares(np.arange(len(labels)), labels, np.ones_like(labels))
+    stay = ~alone[shares.rows]
+    rows, clusters, counts = shares.rows[stay], shares.clusters[stay], shares.counts[stay]
+    taken = np.zeros(len(prices), np.int64)
+    np.add.at(taken, clusters, counts)
+    labels = deal_evenly(table[np.append(alone, np.ones(len(prices), np.bool_))], prices, taken=taken)
+    if labels is None:
+        return None
+    return _shares([(rows, clusters, counts), (np.flatnonzero(alone), labels, np.ones_like(labels))])
+
+
+def _fill_in_rounds(rows: FloatArray, counts: Int64Array, centers: FloatArray, prices: FloatArray) -> Shares:
     """Every vector to the best cluster with room at the clusters' prices, those first that lose most elsewhere."""
-    bonus = transport_prices(rows, counts, centers) - 0.5 * np.einsum("kd,kd->k", centers, centers)
+    bonus = prices - np.float32(0.5) * np.einsum("kd,kd->k", centers, centers)
     free = counts.copy()
     asked = _best_two(rows, centers, bonus)
     demand = np.bincount(asked.best, weights=counts.astype(np.float64), minlength=len(centers))
@@ -147,41 +180,6 @@ def _admit(asked: _Asked, free: Int64Array, room: Int64Array) -> Int64Array:
     given = np.empty(len(free), np.int64)
     given[order] = np.clip(room[cluster] - ahead, 0, supply)
     return given
-
-
-def transport_prices(rows: FloatArray, counts: Int64Array, centers: FloatArray) -> FloatArray:
-    """(K,) what to add to the affinity x.c - |c|^2 / 2 of each cluster, so that about as many rows prefer each.
-
-    Sinkhorn's scaling at falling temperatures; after each stage the scales move into the prices, so that nothing
-    underflows.  Large catalogues are represented by every so many-th row.  Zero where there are fewer vectors than
-    clusters: no cluster has to be filled then.
-    """
-    if counts.sum() < len(centers):
-        return np.zeros(len(centers), np.float32)
-    most = max(PRICE_CELLS // len(centers), PRICE_ROWS_PER_CLUSTER * len(centers))
-    stride = -(-len(rows) // most)
-    rows, weights = rows[::stride], counts[::stride].astype(np.float32)
-    affinity = rows @ centers.T
-    affinity -= 0.5 * np.einsum("kd,kd->k", centers, centers)
-    lead = float(np.mean(affinity.max(axis=1) - affinity.mean(axis=1)))
-    prices = np.zeros(len(centers), np.float32)
-    if not lead > 0:
-        return prices
-    share = np.float32(weights.sum() / len(centers))
-    kernel = np.empty_like(affinity)
-    for stage in range(PRICE_STAGES):
-        temperature = np.float32(FIRST_TEMPERATURE * lead / 3**stage)
-        np.add(affinity, prices, out=kernel)
-        kernel -= kernel.max(axis=1, keepdims=True)
-        kernel /= temperature
-        np.exp(kernel, out=kernel)
-        scale = np.ones(len(centers), np.float32)
-        for _ in range(PRICE_ITERATIONS):
-            mass = (weights / (kernel @ scale)) @ kernel
-            # A bounded step keeps float32 from overflowing; the next stage goes on from there.
-            scale = np.clip(share / np.maximum(mass, np.float32(1e-30)), np.float32(1e-20), np.float32(1e20))
-        prices += temperature * np.log(scale)
-    return prices
 
 
 def _shares(taken: list[tuple[Int64Array, Int64Array, Int64Array]]) -> Shares:

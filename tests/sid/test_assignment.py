@@ -1,4 +1,6 @@
-"""Equal sizes: exact, near the optimum, free of any order; and the turns of OneRec against a slow twin."""
+"""Equal sizes: exact, at the optimum, free of any order; and the turns of OneRec against a slow twin."""
+
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -6,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from sememe.sid import assignment
-from sememe.sid.assignment import Fill, Shares, fill_by_prices, fill_in_turn, transport_prices
+from sememe.sid import assignment, prices, transport
+from sememe.sid.assignment import Fill, Shares, fill_by_prices, fill_in_turn
 
 every_fill = pytest.mark.parametrize("fill", [fill_by_prices, fill_in_turn])
 
@@ -21,7 +23,7 @@ def ones(rows: np.ndarray) -> np.ndarray:
 
 
 def squared(rows: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    return np.square(rows[:, None].astype(float) - centers[None].astype(float)).sum(axis=2)
+    return np.asarray(np.square(rows[:, None].astype(float) - centers[None].astype(float)).sum(axis=2))
 
 
 def error(rows: np.ndarray, centers: np.ndarray, shares: Shares) -> float:
@@ -32,6 +34,19 @@ def optimum(rows: np.ndarray, centers: np.ndarray, sizes: np.ndarray) -> float:
     """The least error with these sizes: each cluster stands in the matrix once per place it has."""
     cost = squared(rows, centers)[:, np.repeat(np.arange(len(centers)), sizes)]
     return float(cost[linear_sum_assignment(cost)].sum())
+
+
+def even_optimum(rows: np.ndarray, centers: np.ndarray) -> float:
+    """The least error of all ways to choose the clusters that get one more."""
+    base, extra = divmod(len(rows), len(centers))
+    return min(
+        optimum(rows, centers, base + np.isin(np.arange(len(centers)), larger))
+        for larger in combinations(range(len(centers)), extra)
+    )
+
+
+def no_refinement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assignment, "MOST_CLUSTERS", 0)
 
 
 @every_fill
@@ -66,18 +81,65 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, centers = cloud(50), cloud(8, seed=1)
     whole = [fill(rows, ones(rows), centers) for fill in (fill_in_turn, fill_by_prices)]
     monkeypatch.setattr(assignment, "CHUNK_CELLS", 120)
+    for module in (prices, transport):
+        monkeypatch.setattr(module, "BLOCK_CELLS", 120)
     for fill, before in zip((fill_in_turn, fill_by_prices), whole, strict=True):
         np.testing.assert_array_equal(fill(rows, ones(rows), centers).clusters, before.clusters)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_prices_come_near_the_optimum_and_turns_do_not(seed: int) -> None:
-    rows, centers = cloud(200, 8, seed=seed), cloud(16, 8, seed=seed + 50)
-    shares = fill_by_prices(rows, ones(rows), centers)
-    sizes = np.bincount(shares.clusters, minlength=16)
-    ours = error(rows, centers, shares)
-    assert ours <= 1.02 * optimum(rows, centers, sizes)
-    assert ours < 0.95 * error(rows, centers, fill_in_turn(rows, ones(rows), centers))
+@given(
+    rows=st.integers(1, 24), clusters=st.integers(1, 6), spread=st.sampled_from([0.01, 1, 30]), seed=st.integers(0, 99)
+)
+def test_prices_find_the_optimum_of_all_equal_sizes(rows: int, clusters: int, spread: float, seed: int) -> None:
+    vectors, centers = cloud(rows, seed=seed), spread * cloud(clusters, seed=seed + 1)
+    shares = fill_by_prices(vectors, ones(vectors), centers.astype(np.float32))
+    assert error(vectors, centers, shares) == pytest.approx(even_optimum(vectors, centers), rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [400, 407])
+def test_turns_and_rounds_miss_the_optimum(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, centers = cloud(rows, 8), cloud(16, 8, seed=50)
+    best = fill_by_prices(vectors, ones(vectors), centers)
+    sizes = np.bincount(best.clusters, minlength=16)
+    least = error(vectors, centers, best)
+    assert least == pytest.approx(optimum(vectors, centers, sizes), rel=1e-6)
+    no_refinement(monkeypatch)
+    in_rounds = error(vectors, centers, fill_by_prices(vectors, ones(vectors), centers))
+    assert least < in_rounds < 1.02 * least
+    assert error(vectors, centers, fill_in_turn(vectors, ones(vectors), centers)) > 1.05 * least
+
+
+@given(counts=st.lists(st.integers(1, 3), min_size=1, max_size=40), clusters=st.integers(1, 8), seed=st.integers(0, 99))
+def test_never_worse_than_rounds_where_some_vectors_are_equal(counts: list[int], clusters: int, seed: int) -> None:
+    rows, centers = cloud(len(counts), seed=seed), cloud(clusters, seed=seed + 1)
+    ours = fill_by_prices(rows, np.array(counts), centers)
+    with pytest.MonkeyPatch.context() as patch:
+        no_refinement(patch)
+        in_rounds = fill_by_prices(rows, np.array(counts), centers)
+    assert error(rows, centers, ours) <= error(rows, centers, in_rounds) * (1 + 1e-6)
+    several = np.array(counts)[ours.rows] > 1
+    kept = np.array(counts)[in_rounds.rows] > 1
+    np.testing.assert_array_equal(ours.clusters[several], in_rounds.clusters[kept])
+
+
+@pytest.mark.parametrize("step", [0.0, 0.5])
+def test_vectors_that_tie_are_dealt_out_all_the_same(step: float) -> None:
+    """Rows on a grid, told apart only by a coordinate in which all centres are equal."""
+    rows = np.random.default_rng(0).integers(0, 3, (300, 2)).astype(np.float32) * np.float32(step)
+    rows = np.column_stack([rows, np.arange(300, dtype=np.float32)])
+    centers = np.column_stack([cloud(12, 2), np.full(12, 150, np.float32)])
+    first, second = (fill_by_prices(rows, ones(rows), centers) for _ in range(2))
+    np.testing.assert_array_equal(first.clusters, second.clusters)
+    assert set(np.bincount(first.clusters).tolist()) == {25}
+    plane = (rows[:, :2], centers[:, :2])
+    assert error(*plane, first) == pytest.approx(optimum(*plane, np.full(12, 25)), rel=1e-4)
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    rows, centers = cloud(500, 4), cloud(13, 4, seed=1)
+    order = np.random.default_rng(2).permutation(500)
+    shares, permuted = (fill_by_prices(chosen, ones(rows), centers) for chosen in (rows, rows[order]))
+    np.testing.assert_array_equal(permuted.clusters, shares.clusters[order])
 
 
 def test_prices_from_a_part_of_the_rows_are_nearly_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,15 +165,6 @@ def test_regret_decides_who_stays() -> None:
     rows = np.array([[-4.0], [0.0], [0.5], [1.0]], np.float32)
     shares = fill_by_prices(rows, ones(rows), np.array([[0.0], [3.0]], np.float32))
     assert shares.clusters.tolist() == [0, 0, 1, 1]
-
-
-def test_prices_make_demand_even_and_reach_a_cluster_far_from_all() -> None:
-    rows = cloud(600, 4)
-    centers = np.concatenate([cloud(5, 4, seed=1), np.full((1, 4), 30, np.float32)])
-    affinity = rows @ centers.T - 0.5 * np.square(centers).sum(axis=1)
-    assert np.bincount(affinity.argmax(axis=1), minlength=6)[5] == 0
-    demand = np.bincount((affinity + transport_prices(rows, ones(rows), centers)).argmax(axis=1), minlength=6)
-    assert demand.min() >= 80 and demand.max() <= 120
 
 
 @every_fill
