@@ -79,12 +79,15 @@ def causal_bias(length: int, *, device: torch.device) -> Tensor:
     return torch.full((1, 1, length, length), MASKED, device=device).triu(1)
 
 
-def split_heads(states: Tensor, *, parts: int, heads: int) -> tuple[Tensor, ...]:
-    """(N, S, parts * H * E) -> `parts` contiguous tensors (N, H, S, E).
+def split_heads(states: Tensor, *, parts: int, heads: int, read_once: bool = False) -> tuple[Tensor, ...]:
+    """(N, S, parts * H * E) -> `parts` tensors (N, H, S, E).
 
-    One copy for all parts, where products would copy each of them, and the gradient comes back in one piece.
+    One copy for all parts, where products would copy each of them, and the gradient comes back in one piece.  Without
+    gradients, what is `read_once` by a fused attention need not be copied at all.
     """
-    grouped = states.view(*states.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4).contiguous()
+    grouped = states.view(*states.shape[:2], parts, heads, -1).permute(2, 0, 3, 1, 4)
+    if torch.is_grad_enabled() or not read_once:
+        grouped = grouped.contiguous()
     return grouped.unbind(0)
 
 

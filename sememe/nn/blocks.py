@@ -70,7 +70,9 @@ class SelfAttention(nn.Module):
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, S, D) -> queries, keys, values, each (N, H, S, E)."""
-        queries, keys, values = split_heads(self.qkv(self.norm(states)), parts=3, heads=self.shape.heads)
+        queries, keys, values = split_heads(
+            self.qkv(self.norm(states)), parts=3, heads=self.shape.heads, read_once=True
+        )
         return queries, keys, values
 
     def close(self, states: Tensor, attended: Tensor) -> Tensor:
