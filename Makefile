@@ -29,7 +29,7 @@ help:  ## list these targets
 
 setup: $(STAMP)  ## make .venv with the locked versions
 
-$(STAMP): $(LOCK) requirements/torch.txt pyproject.toml
+$(STAMP): $(LOCK) requirements/torch.txt pyproject.toml setup.py $(wildcard sememe/decode/native/*.cpp sememe/decode/native/*.h)
 	@test -n "$(PYTHON)" || { echo "Sememe needs Python >= 3.11; make PYTHON=/path/to/python3" >&2; exit 1; }
 	@if test -e $(UNFINISHED) || ! $(PIP) --version >/dev/null 2>&1; then \
 		echo "making $(VENV) with $$($(PYTHON) --version)"; \

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from sememe.decode.native.paths import native_status
 from sememe.train.device import describe_machine
 
 EXTRAS = (
@@ -32,7 +33,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at processor, memory, disk, GPU, known data and optional packages."""
+    """Look at processor, memory, disk, GPU, known data, the native kernel and optional packages."""
     machine = describe_machine()
     found = [Finding(name=name, ok=True, found=value, fix="") for name, value in machine.rows().items()]
     free = shutil.disk_usage(Path.cwd()).free / 2**30
@@ -49,11 +50,19 @@ def examine() -> list[Finding]:
             "" if known else f"{root} is no directory: set it to the folder that holds the data sets",
         )
     )
+    found.append(_native_kernel())
     for module, extra, purpose in EXTRAS:
         there = importlib.util.find_spec(module) is not None
         fix = "" if there else f'pip install "sememe[{extra}]"'
         found.append(Finding(purpose, there, module if there else f"{module} is not installed", fix))
     return found
+
+
+def _native_kernel() -> Finding:
+    """What searches of the item-wise generator run on: compiled code, or torch."""
+    status = native_status()
+    fix = "" if status.path else "install a C++ compiler, then sememe again; without it, searches run on torch"
+    return Finding("native kernel", status.path is not None, f"{status.path or 'torch'}: {status.reason}", fix)
 
 
 def findings_table(findings: list[Finding]) -> Table:
