@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sememe.pipeline.engine import Engine, Request
     from sememe.pipeline.opened import Run
     from sememe.pipeline.recipe import Recipe
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "open_run", "recipes", "run"]
+__all__ = ["Engine", "Request", "__version__", "open_run", "recipes", "run"]
 
 
 def run(recipe: "Recipe", *, data: Any, out: str | Path, columns: Mapping[str, str] | None = None) -> "Run":
@@ -41,7 +42,9 @@ def open_run(path: str | Path) -> "Run":
 
 
 def __getattr__(name: str) -> Any:
-    # Recipes import torch; `import sememe` and `sememe --help` must not.
+    # These import torch; `import sememe` and `sememe --help` must not.
     if name == "recipes":
         return importlib.import_module("sememe.recipes")
+    if name in ("Engine", "Request"):
+        return getattr(importlib.import_module("sememe.pipeline.engine"), name)
     raise AttributeError(f"module 'sememe' has no attribute {name!r}")

@@ -142,9 +142,13 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
     items = open_items(parts["vectors"], parts["codes"])
     member = members[chosen["name"]]
     manifest = _stage(stages, chosen["stages"]["model"], f"model-{member.name}")
+    made_of = {"data": data, "split": split, **{name: part for name, part in parts.items() if part is not None}}
+    _refuse_strangers(manifest, made_of)
     trained = open_model(member, manifest, world, items, seed=chosen["seed"])
     if "rerank" in chosen["stages"]:
-        trained = with_rerank(trained, _stage(stages, chosen["stages"]["rerank"], f"rerank-{member.name}"), world)
+        rerank = _stage(stages, chosen["stages"]["rerank"], f"rerank-{member.name}")
+        _refuse_strangers(rerank, {**made_of, "model": manifest})
+        trained = with_rerank(trained, rerank, world)
     recommenders = {reading.name: reading.recommender for reading in readings(trained)}
     return Run(
         path=path,
@@ -162,6 +166,17 @@ def read_metrics(path: Path) -> dict[str, Any]:
 
 def _stage(root: Path, name: str, kind: str) -> Manifest:
     return read_artifact(root / name, kind=kind)
+
+
+def _refuse_strangers(stage: Manifest, others: Mapping[str, Manifest]) -> None:
+    """Raise ArtifactError where `stage` was made from others than those that it is to be used with."""
+    for name, wanted in stage.meta["inputs"].items():
+        if name in others and others[name].content_hash != wanted:
+            raise ArtifactError(
+                f"{stage.path.name} was made from {name} {wanted[:12]}, and {others[name].path.name} holds "
+                f"{name} {others[name].content_hash[:12]}",
+                fix="put the right directory back, or run the recipe again: stages that do not fit are made anew",
+            )
 
 
 def _choose(models: Sequence[Mapping[str, Any]], *, row: str, seed: int) -> Mapping[str, Any]:

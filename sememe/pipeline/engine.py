@@ -1,0 +1,284 @@
+"""A finished run that answers requests: one process, many threads, rules, the compiled search where it runs.
+
+    engine = Engine.load("runs/mine", model="itemwise:generator")
+    answers = engine.recommend([Request(history=["b1", "b7"], k=10, rules=("in stock",))])
+
+Every list is the one that `sememe recommend` and the evaluation give; what differs is where it is computed.  A row that
+is a beam of the item-wise generator is searched by the compiled kernel in small batches, and any other by torch;
+`Engine.path` says which, and why.
+
+Shape legend: N requests, T items of a history.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from sememe.core.errors import ConfigError, DataError
+from sememe.core.schema import PAD, Int32Array, Ranked
+from sememe.data.event_inputs import UNKNOWN, user_event_inputs
+from sememe.decode.beam import BeamSearch
+from sememe.decode.item_set import ItemSet
+from sememe.decode.native.paths import native_status
+from sememe.decode.native.search import NativeSearch
+from sememe.decode.rules import Part, Rules
+from sememe.models.itemwise import ItemWiseModel
+from sememe.models.itemwise_export import export_itemwise, unsupported
+from sememe.pipeline.answering import Answerer, Asked
+from sememe.pipeline.history_cache import HistoryCache
+from sememe.pipeline.lookup import UNKNOWN_ID, Id, Lookup
+from sememe.pipeline.opened import Run, open_run
+from sememe.pipeline.recommend import Recommender
+
+CACHE_BYTES = 256 * 2**20
+NO_TREE = "rules are kept on the tree of semantic IDs, and this model has none"
+
+Native = Literal["auto", "off", "required"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Who is to be recommended what."""
+
+    history: Sequence[Id] = ()
+    """Item ids, oldest first; ids that the run does not know are passed over and told in the answer."""
+    user: Id | None = None
+    """A user of the run's data, whose history there comes before `history`."""
+    k: int = 10
+    rules: tuple[str | Part, ...] = ()
+    """Each must hold of a recommended item: names of the engine's rules, or `any_of` or `none_of` several."""
+    exclude: Sequence[Id] = ()
+    """Items to leave out, beside those of the history."""
+    repeat_seen: bool = False
+    """Whether items of the history may come back."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A list, best first."""
+
+    items: tuple[Id, ...]
+    scores: tuple[float, ...]
+    source: str
+    """Where the scores come from."""
+    k: int
+    """How many were asked for."""
+    eligible: int | None
+    """How many items the rules allowed that were not left out; None where no rule was given."""
+    unknown: tuple[Id, ...]
+    """Ids of the request that the run does not know."""
+
+    @property
+    def short(self) -> bool:
+        """Whether there was less to give than was asked for."""
+        return len(self.items) < self.k
+
+
+@dataclass(frozen=True, eq=False)
+class Serving:
+    """All that an answer is made of; replaced as a whole, so that no answer mixes two."""
+
+    run: Run
+    answerer: Answerer
+    path: str
+    rules: Rules | None
+    items: Lookup
+    users: Lookup
+
+
+class Engine:
+    """Answers requests from any thread; made by `load`."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        model: str | None = None,
+        seed: int | None = None,
+        native: Native = "auto",
+        cache_bytes: int = CACHE_BYTES,
+        modules: Sequence[str] = (),
+    ) -> "Engine":
+        """Open a run and answer one request, so that the first real one is not the slow one.
+
+        Args:
+            path: directory of a finished run.
+            model: the row that answers, as in `open_run`.
+            seed: which seed's model; the recipe's first one where None.
+            native: whether the compiled search is used where it can be, never, or must be.
+            cache_bytes: room for histories that were read.
+            modules: as in `open_run`.
+
+        Raises:
+            ArtifactError: no finished run, a damaged stage, or stages that do not belong together.
+            ConfigError: no such row or seed, or native="required" where torch has to answer.
+        """
+        run = open_run(Path(path), model=model, seed=seed, modules=modules)
+        search, reason = _native_search(run.recommender, wanted=native)
+        if search is None and native == "required":
+            raise ConfigError(f"the compiled search cannot answer: {reason}", fix='load the engine with native="auto"')
+        if isinstance(run.recommender.model, torch.nn.Module):
+            run.recommender.model.eval()
+        trie = run.recommender.trie
+        serving = Serving(
+            run=run,
+            answerer=Answerer(run.recommender, search, HistoryCache(most_bytes=cache_bytes)),
+            path=f"torch: {reason}" if search is None else f"native: {search.path}",
+            rules=None if trie is None else Rules.start(trie),
+            items=Lookup(run.world.interactions.item_ids),
+            users=Lookup(run.world.interactions.user_ids),
+        )
+        engine = cls(serving)
+        engine.recommend([Request(history=[run.world.interactions.item_ids[0]])])
+        return engine
+
+    @property
+    def path(self) -> str:
+        """What searches: "native" and its instructions, or "torch" and why."""
+        return self._serving.path
+
+    @property
+    def rules(self) -> Rules:
+        """The rules in force.  Raises ConfigError for a model that has no tree of items to put them on."""
+        if self._serving.rules is None:
+            raise ConfigError(NO_TREE, fix="use a generator")
+        return self._serving.rules
+
+    def put_rules(self, rules: Rules) -> None:
+        """Answer by `rules` from now on; requests that are under way go on with those they began with.
+
+        Raises DataError where they are those of another tree.
+        """
+        if rules.trie is not self.rules.trie:
+            raise DataError(
+                "these rules belong to another tree of items than the engine's",
+                fix="make them from engine.rules: engine.put_rules(engine.rules.define(...))",
+            )
+        self._serving = replace(self._serving, rules=rules)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights, tree and cached histories; not those of the data that was opened with the run."""
+        answerer = self._serving.answerer
+        model, trie = answerer.recommender.model, answerer.recommender.trie
+        native = 0 if answerer.search is None else answerer.search.nbytes
+        return _model_bytes(model) + (0 if trie is None else trie.nbytes) + native + answerer.cache.nbytes
+
+    def recommend(self, requests: Sequence[Request]) -> list[Answer]:
+        """One answer per request, in order.
+
+        Raises:
+            DataError: an unknown user, a history without a known item, or k < 1.
+            ConfigError: a rule that there is not.
+        """
+        serving = self._serving
+        resolved = [_resolve(serving, request) for request in requests]
+        asked = [one.asked for one in resolved]
+        answers: dict[int, Answer] = {}
+        for rows in serving.answerer.groups(asked):
+            ranked = serving.answerer.answer([asked[row] for row in rows])
+            for place, row in enumerate(rows):
+                answers[row] = _told(serving, resolved[row], ranked, place=place)
+        return [answers[row] for row in range(len(requests))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Resolved:
+    asked: Asked
+    unknown: tuple[Id, ...]
+    """Ids that the run does not know."""
+
+
+def _native_search(recommender: Recommender, *, wanted: Native) -> tuple[NativeSearch | None, str]:
+    """The compiled search for this row of a run, or why there is none."""
+    if wanted == "off":
+        return None, "the compiled search is switched off"
+    if not isinstance(recommender.model, ItemWiseModel):
+        return None, f"{type(recommender.model).__name__} is not the item-wise generator"
+    if recommender.rerank is not None or type(recommender.decode) is not BeamSearch:
+        return None, "this row is not a beam by code score alone"
+    if recommender.device.type != "cpu":
+        return None, f"the model is on {recommender.device}"
+    reason, status = unsupported(recommender.model), native_status()
+    if reason is not None or status.path is None:
+        return None, reason or status.reason
+    return NativeSearch.build(export_itemwise(recommender.model), recommender.trie), status.reason
+
+
+def _model_bytes(model: Any) -> int:
+    if not isinstance(model, torch.nn.Module):
+        return sum(array.nbytes for array in model.state().values())
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
+
+
+def _resolve(serving: Serving, request: Request) -> _Resolved:
+    """`request` in indices."""
+    if request.k < 1:
+        raise DataError(f"k is {request.k}, and at least 1 item must be asked for", fix="give k >= 1")
+    names = [*request.history, *request.exclude]
+    found = serving.items.find(names).astype(np.int32)
+    given, excluded = found[: len(request.history)], found[len(request.history) :]
+    history, excluded = given[given != UNKNOWN_ID], excluded[excluded != UNKNOWN_ID]
+    user, events = PAD, None
+    if request.user is not None:
+        user = _user(serving, request.user)
+        events = _events(serving, user, more=len(history))
+        history = np.concatenate([serving.run.world.interactions.history(user), history]).astype(np.int32)
+    if len(history) == 0:
+        raise DataError("the history holds no item that the run knows", fix="give the id of an item of the run")
+    asked = Asked(
+        history=history,
+        leave_out=excluded if request.repeat_seen else np.concatenate([history, excluded]),
+        allowed=_allowed(serving, request),
+        k=request.k,
+        user=user,
+        events=events,
+    )
+    return _Resolved(asked, tuple(name for name, row in zip(names, found, strict=True) if row == UNKNOWN_ID))
+
+
+def _user(serving: Serving, user: Id) -> int:
+    index = int(serving.users.find([user])[0])
+    if index == UNKNOWN_ID:
+        raise DataError(
+            f"there is no user {user!r} in this run",
+            fix=f"give a history; user ids of this data look like {serving.users.ids[:3].to_list()}",
+        )
+    return index
+
+
+def _events(serving: Serving, user: int, *, more: int) -> dict[str, Int32Array]:
+    """What the model reads of the events of a user of the data, and of `more` of which nothing is known."""
+    known = user_event_inputs(serving.run.world.interactions, serving.answerer.recommender.events, user=user)
+    return {name: np.pad(values, (0, more), constant_values=UNKNOWN) for name, values in known.items()}
+
+
+def _allowed(serving: Serving, request: Request) -> ItemSet | None:
+    if not request.rules:
+        return None
+    if serving.rules is None:
+        raise ConfigError(NO_TREE, fix="use a generator")
+    return serving.rules.allowed(*request.rules)
+
+
+def _told(serving: Serving, one: _Resolved, ranked: Ranked, *, place: int) -> Answer:
+    """Row `place` of `ranked`, in ids."""
+    items = ranked.items[place, : one.asked.k]
+    listed = items[items != PAD]
+    return Answer(
+        items=tuple(serving.items.ids.gather(listed).to_list()),
+        scores=tuple(ranked.scores[place, : len(listed)].tolist()),
+        source=ranked.source,
+        k=one.asked.k,
+        eligible=None if ranked.eligible is None or one.asked.allowed is None else int(ranked.eligible[place]),
+        unknown=one.unknown,
+    )
