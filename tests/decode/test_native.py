@@ -69,10 +69,13 @@ def test_lists_agree_at_full_width_for_any_number_of_rows(path: str, rows: int) 
     assert_agree(native(PAPER, path=path).search(request.batch, width=20, k=10), expected)
 
 
+@pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("path", PATHS_HERE)
-def test_a_row_gets_the_same_numbers_in_every_batch_and_every_time(path: str, precision: Precision) -> None:
-    engine = NativeSearch.build(export_itemwise(PAPER.build()), PAPER.trie(), path=path, precision=precision)
+def test_a_row_gets_the_same_numbers_in_every_batch_and_every_time(path: str, precision: Precision, own: bool) -> None:
+    # Without vectors of their own, some nodes are answered by a product of all codes, and others are not.
+    world = replace(PAPER, model=replace(PAPER.model, depth=Depth(node_vectors=own)), sizes=(60, 20, 20))
+    engine = NativeSearch.build(export_itemwise(world.build()), world.trie(), path=path, precision=precision)
     request = request_for(PAPER, rows=21, seed=1)
     together = engine.search(request.batch, width=20, k=10, seen=request.seen)
     assert_equal(engine.search(request.batch, width=20, k=10, seen=request.seen), together)

@@ -28,8 +28,8 @@ struct Codes {
 };
 
 struct Product {
-  const float* panels;
-  const uint16_t* halves;  // the same numbers as bf16, laid out alike; or null
+  const float* panels;     // null where the weights are bf16
+  const uint16_t* halves;  // then they are here, laid out alike
   const float* bias;  // (out,)
   int64_t in, out;    // multiples of PANEL
 };
@@ -52,6 +52,7 @@ struct Block {
 struct Level {
   Product narrow;               // H -> D
   const float* const* told;     // [level] (K, H): what a code of an earlier level adds to the hidden layer; or null
+  Product by_code;              // D -> K, where output vectors go by code alone: for nodes with most codes below them
   const float* vectors;         // (rows, D) output vectors; null where they are bf16
   const uint16_t* half_vectors; // the same as bf16
   const int32_t* first_vector;  // (V_level,) row of the first child's vector, -1 where there is one child; null: by code
@@ -115,7 +116,7 @@ enum Answer { FINE, BAD_ITEM, TOO_LONG, NOT_A_NUMBER, BAD_SEEN, BAD_LENGTH, NO_M
 
 enum Slot {
   STATE_ROWS, INPUT, NORMED, QUERIES, KEYS_VALUES, MIXED, WIDE, SCORES, POINTERS, TAIL, TAIL_NORMED, HIDDEN,
-  FIRST, INNER, ASKING, LOGITS, NODES, TOTALS, WRITTEN, OLD_WRITTEN, OLD_NODES, COUNTS, KEPT, SEEN, CLOSED, SLOTS
+  FIRST, INNER, ASKING, DENSE, DENSE_ASKING, DENSE_PLACES, LOGITS, NODES, TOTALS, WRITTEN, OLD_WRITTEN, OLD_NODES, COUNTS, KEPT, SEEN, CLOSED, SLOTS
 };
 
 struct Workspace {

@@ -49,7 +49,7 @@ bool runs(int64_t path) {
   return path == PORTABLE;
 }
 
-int answer(int64_t path, const Model* model, const Trie* trie, Workspace* work, Request* request) {
+int answer([[maybe_unused]] int64_t path, const Model* model, const Trie* trie, Workspace* work, Request* request) {
   try {
 #if defined(__x86_64__)
     if (path == AVX512) return path_avx512::run(*model, trie, *work, *request);

@@ -222,6 +222,7 @@ def _level(weights: ItemWiseWeights, owner: Owner, tree: Trie, level: int) -> Le
     return LevelStruct(
         narrow=owner.product(network.narrow.weight, network.narrow.bias),
         told=_told(weights, owner, level),
+        by_code=_by_code(weights, owner, level),
         vectors=0 if owner.bf16 else owner.at(vectors),
         half_vectors=owner.at(as_bf16(rounded_to_bf16(vectors))) if owner.bf16 else 0,
         first_vector=0 if first_vector is None else owner.at(first_vector),
@@ -253,6 +254,13 @@ def _vectors(weights: ItemWiseWeights, tree: Trie, level: int, first_vector: Int
         part = nodes[start : start + ROWS_AT_ONCE]
         vectors[start : start + len(part), : weights.width] = _node_vectors(weights, tree, part, depth=level + 1)
     return vectors
+
+
+def _by_code(weights: ItemWiseWeights, owner: Owner, level: int) -> ProductStruct:
+    """The output vectors of all codes as a product; nothing where nodes have vectors of their own."""
+    if weights.own is not None or level == 0:
+        return ProductStruct()
+    return owner.product(weights.write[level], np.zeros(len(weights.write[level]), np.float32))
 
 
 def _told(weights: ItemWiseWeights, owner: Owner, level: int) -> int:

@@ -10,9 +10,6 @@ static constexpr int panels_for(int rows) {
   return rows * LANES * 4 <= SUMS ? 4 : rows * LANES * 2 <= SUMS ? 2 : 1;
 }
 
-// Up to so many rows, a product waits for its weights: then they are read as bf16 where they are there.
-static constexpr int64_t FEW_ROWS = 2;
-
 struct Target {
   float* at;
   int64_t stride;
@@ -107,9 +104,10 @@ static Tile<Number> find_rows(int64_t rows, int panels) {
 
 template <typename Number>
 static Tile<Number> find_tile(int64_t rows, int panels, const Target& to) {
-  constexpr int MOST = sizeof(Number) == 2 ? (int)FEW_ROWS : MOST_ROWS;
-  if (to.add) return (to.with_gelu ? find_rows<Number, MOST, true, true> : find_rows<Number, MOST, true, false>)(rows, panels);
-  return (to.with_gelu ? find_rows<Number, MOST, false, true> : find_rows<Number, MOST, false, false>)(rows, panels);
+  if (to.add && to.with_gelu) return find_rows<Number, MOST_ROWS, true, true>(rows, panels);
+  if (to.add) return find_rows<Number, MOST_ROWS, true, false>(rows, panels);
+  if (to.with_gelu) return find_rows<Number, MOST_ROWS, false, true>(rows, panels);
+  return find_rows<Number, MOST_ROWS, false, false>(rows, panels);
 }
 
 // a (rows, depth) times panels `first` to `last` of one block of weights; rows in parts that differ by one at most.
@@ -139,15 +137,14 @@ static void multiply_rows(const float* a, int64_t stride, int64_t rows, const Nu
 // a panel in the nearest cache.
 static void multiply(const Product& weights, int64_t from, int64_t depth, const float* a, int64_t stride, int64_t rows,
                      int64_t first, int64_t last, const Target& to) {
-  if (rows <= FEW_ROWS && weights.halves) {
-    multiply_rows(a, stride, rows, weights.halves + from * weights.out, depth, first, last, to);
-    return;
-  }
   for (int64_t row = 0; row < rows; row += ROWS_AT_ONCE) {
     const int64_t now = rows - row < ROWS_AT_ONCE ? rows - row : ROWS_AT_ONCE;
     Target here = to;
     here.at += row * to.stride;
-    multiply_rows(a + row * stride, stride, now, weights.panels + from * weights.out, depth, first, last, here);
+    const float* const rows_of_a = a + row * stride;
+    const int64_t start = from * weights.out;
+    if (weights.halves) multiply_rows(rows_of_a, stride, now, weights.halves + start, depth, first, last, here);
+    else multiply_rows(rows_of_a, stride, now, weights.panels + start, depth, first, last, here);
   }
 }
 

@@ -66,6 +66,7 @@ class LevelStruct(Structure):
     _fields_ = (
         ("narrow", ProductStruct),
         ("told", c_void_p),
+        ("by_code", ProductStruct),
         ("vectors", c_void_p),
         ("half_vectors", c_void_p),
         ("first_vector", c_void_p),
@@ -222,5 +223,5 @@ class Owner:
             panels[start * full.shape[1] :][: block.size] = by_panel.ravel()
         wide_bias = widened(bias)
         wide_bias[outputs:] = behind
-        halves = self.at(as_bf16(panels)) if self.bf16 else 0
-        return ProductStruct(self.at(panels), halves, self.at(wide_bias), *full.shape)
+        places = (0, self.at(as_bf16(panels))) if self.bf16 else (self.at(panels), 0)
+        return ProductStruct(*places, self.at(wide_bias), *full.shape)

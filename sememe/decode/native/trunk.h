@@ -14,6 +14,12 @@ INLINE int64_t code_at(const Codes& codes, int64_t index) {
   return ((const int32_t*)codes.at)[index];
 }
 
+// An item's codes will be looked up soon, and lie far from all others'.
+INLINE void expect_item(const Model& model, int64_t item) {
+  if (!model.item_vectors)
+    __builtin_prefetch((const char*)model.item_codes.at + item * model.levels * model.item_codes.bytes);
+}
+
 // x (D,) = the vector of an item at a position.
 static void embed(const Model& model, int64_t item, int64_t position, float* x) {
   const int64_t padded = model.padded;
@@ -130,6 +136,9 @@ static void read_rows(Reading& reading, int64_t first, int64_t last, int64_t cou
   float* const normed = room<float>(reading.work, NORMED, count * model.padded);
   float* const inner = room<float>(reading.work, WIDE, count * DEPTH);
   float* to = x;
+  for (int64_t row = first; row < last; row++)
+    for (int64_t t = 0; t < request.counts[row]; t++)
+      expect_item(model, request.items[row * request.item_stride + t]);
   for (int64_t row = first; row < last; row++)
     for (int64_t t = 0; t < request.counts[row]; t++, to += model.padded)
       embed(model, request.items[row * request.item_stride + t], past_of(request, row) + t, to);

@@ -86,6 +86,20 @@ INLINE float largest_of(Vector v) {
   return lanes[0];
 }
 
+// Whether any lane of `a` is at least `least`.
+INLINE bool any_reaches(Vector a, float least) {
+#if VL == 8
+  return _mm256_movemask_ps(_mm256_cmp_ps(a, all(least), _CMP_GE_OQ)) != 0;
+#elif VL == 4 && defined(__x86_64__)
+  return _mm_movemask_ps(_mm_cmpge_ps(a, all(least))) != 0;
+#else
+  const Integers reaches = a >= all(least);
+  int32_t any = 0;
+  for (int i = 0; i < VL; i++) any |= reaches[i];
+  return any != 0;
+#endif
+}
+
 // Within groups of four lanes: sums of neighbours, those of `a` in the lower half of the group.
 INLINE Vector sum_pairs(Vector a, Vector b) {
 #if VL == 4

@@ -13,6 +13,7 @@ struct Search {
   int64_t* counts;       // (N,) live hypotheses
   Kept kept;
   Closed* closed;        // (N,)
+  const float* dense;    // (queries, K) logits of all codes, for the queries of nodes with most of them below
 };
 
 INLINE int64_t model_node(const Trie& trie, int64_t depth, int64_t node) {
@@ -25,21 +26,33 @@ INLINE int64_t child_count(const Model& model, int64_t level, int64_t node) {
   return starts[node + 1] - starts[node];
 }
 
-// Weighs the children of a node of the tree.  logits: of the model's children, the first of them `model_first`; null
-// where there is one, which is certain.
+// Weighs a child of the live hypothesis of a row.
+INLINE void offer(Search& search, int64_t row, int64_t depth, int64_t node, float score) {
+  Kept& kept = search.kept;
+  // Also turns away what is minus infinity.
+  if (!(score >= kept.least)) return;
+  const uint64_t key = key_of(score, node);
+  if (would_keep(kept, key) && open_below(search.trie, search.closed[row], depth, node)) put(kept, key);
+}
+
+// Weighs the children of a node of the tree.  logits: of the model's children, the first of them `model_first`; filled
+// up with NOTHING to a full vector.
 static void offer_children(Search& search, int64_t row, int64_t level, int64_t node, const float* logits,
                            int64_t model_first, float normalizer, float total) {
-  const Trie& trie = search.trie;
-  Kept& kept = search.kept;
-  const int32_t* const starts = trie.child_starts[level];
-  const int32_t* const to_model = trie.model_nodes[level + 1];
-  for (int64_t child = starts[node]; child < starts[node + 1]; child++) {
-    const int64_t place = (to_model ? to_model[child] : child) - model_first;
-    const float score = logits ? total + (logits[place] - normalizer) : total;
-    // Also turns away what is minus infinity.
-    if (!(score >= kept.least)) continue;
-    const uint64_t key = key_of(score, child);
-    if (would_keep(kept, key) && open_below(trie, search.closed[row], level + 1, child)) put(kept, key);
+  const int32_t* const starts = search.trie.child_starts[level];
+  const int32_t* const to_model = search.trie.model_nodes[level + 1];
+  const int64_t first = starts[node], count = starts[node + 1] - first;
+  if (to_model) {
+    for (int64_t j = 0; j < count; j++)
+      offer(search, row, level + 1, first + j, total + (logits[to_model[first + j] - model_first] - normalizer));
+    return;
+  }
+  // The model has the same children.
+  for (int64_t j = 0; j < count; j += VL) {
+    const Vector scores = total + (load(logits + j) - normalizer);
+    if (!any_reaches(scores, search.kept.least)) continue;
+    for (int64_t i = j; i < count && i < j + VL; i++)
+      offer(search, row, level + 1, first + i, total + (logits[i] - normalizer));
   }
 }
 
@@ -141,23 +154,45 @@ static void fill_hidden(const Search& search, int64_t row, int64_t level, const 
   }
 }
 
+// The codes below a node will be looked up soon.
+INLINE void expect_codes(const Level& part, int64_t node, int64_t count) {
+  const char* const codes = (const char*)part.child_codes.at + part.child_starts[node] * part.child_codes.bytes;
+  for (int64_t at = 0; at < count * part.child_codes.bytes; at += 64) __builtin_prefetch(codes + at);
+}
+
+// A product of all codes takes about half as long per code as comparing children one by one.  What decides is the node
+// alone: sums come out otherwise in the last bits, and a row must not depend on the rows beside it.
+INLINE bool has_most_codes(const Level& part, int64_t count) { return part.told && part.by_code.out && 2 * count > part.by_code.out; }
+
 // The queries of all hypotheses of rows `first` to `last` that have a choice, (queries, D); where no code is read, one
 // per row.
 static float* ask(Search& search, int64_t level, int64_t first, int64_t last, int64_t most) {
   const Model& model = search.model;
+  const Level& part = model.level[level];
   const int64_t hidden = model.hidden, padded = model.padded, width = search.kept.width;
   float* const inner = room<float>(search.work, INNER, most * hidden);
   float* const asking = room<float>(search.work, ASKING, most * padded);
-  int64_t asked = 0;
+  float* const dense_asking = room<float>(search.work, DENSE_ASKING, most * padded);
+  int64_t* const dense_places = room<int64_t>(search.work, DENSE_PLACES, most);
+  int64_t asked = 0, num_dense = 0;
   for (int64_t row = first; row < last; row++)
     for (int64_t beam = 0; beam < search.counts[row]; beam++) {
       const int64_t slot = row * width + beam;
-      if (child_count(model, level, model_node(search.trie, level, search.nodes[slot])) < 2) continue;
+      const int64_t node = model_node(search.trie, level, search.nodes[slot]);
+      const int64_t count = child_count(model, level, node);
+      if (count < 2) continue;
+      expect_codes(part, node, count);
+      if (has_most_codes(part, count)) dense_places[num_dense++] = asked;
       fill_hidden(search, row, level, search.written + slot * model.levels, inner + asked * hidden);
       memcpy(asking + asked++ * padded, search.hidden + row * padded, padded * sizeof(float));
-      if (!model.level[level].told) break;
+      if (!part.told) break;
     }
-  if (asked) product(model.level[level].narrow, inner, asked, asking, true);
+  if (asked) product(part.narrow, inner, asked, asking, true);
+  for (int64_t i = 0; i < num_dense; i++)
+    memcpy(dense_asking + i * padded, asking + dense_places[i] * padded, padded * sizeof(float));
+  float* const dense = room<float>(search.work, DENSE, num_dense * part.by_code.out);
+  if (num_dense) product(part.by_code, dense_asking, num_dense, dense, false);
+  search.dense = dense;
   count_work(search.request, level, asked, 0);
   return asking;
 }
@@ -174,23 +209,31 @@ static void compare_children(Search& search, int64_t level, int64_t node, const 
   compare(query, at, 0, padded, count, logits);
 }
 
+// The same from the logits of all codes that come next.
+static void pick_children(Search& search, const Level& part, int64_t node, int64_t count, float* logits) {
+  const int64_t first = part.child_starts[node];
+  for (int64_t j = 0; j < count; j++) logits[j] = search.dense[code_at(part.child_codes, first + j)];
+  search.dense += part.by_code.out;
+}
+
 // One row's hypotheses, whose queries follow each other from `asking` on; moves it behind them.
 static int choose(Search& search, int64_t level, int64_t row, const float*& asking) {
   const Model& model = search.model;
-  const bool own_query = model.level[level].told;
+  const Level& part = model.level[level];
   bool asked = false;
   start_row(search);
   for (int64_t beam = 0; beam < search.counts[row]; beam++) {
     const int64_t slot = row * search.kept.width + beam;
     const int64_t node = model_node(search.trie, level, search.nodes[slot]);
-    const int64_t count = child_count(model, level, node), first = model.level[level].child_starts[node];
+    const int64_t count = child_count(model, level, node), first = part.child_starts[node];
     if (count < 2) {
-      offer_children(search, row, level, search.nodes[slot], nullptr, first, 0.0f, search.totals[slot]);
+      // An only child is certain.
+      offer(search, row, level + 1, search.trie.child_starts[level][search.nodes[slot]], search.totals[slot]);
       continue;
     }
     float* const logits = room<float>(search.work, LOGITS, count + PANEL);
-    const Level& part = model.level[level];
-    if (part.half_vectors) compare_children(search, level, node, part.half_vectors, asking, count, logits);
+    if (has_most_codes(part, count)) pick_children(search, part, node, count, logits);
+    else if (part.half_vectors) compare_children(search, level, node, part.half_vectors, asking, count, logits);
     else compare_children(search, level, node, part.vectors, asking, count, logits);
     float most;
     const float normalizer = log_sum(logits, count, &most);
@@ -200,9 +243,9 @@ static int choose(Search& search, int64_t level, int64_t row, const float*& aski
       offer_children(search, row, level, search.nodes[slot], logits, first, normalizer, search.totals[slot]);
     count_work(search.request, level, 0, count);
     asked = true;
-    if (own_query) asking += model.padded;
+    if (part.told) asking += model.padded;
   }
-  if (asked && !own_query) asking += model.padded;
+  if (asked && !part.told) asking += model.padded;
   end_row(search, row, level);
   return FINE;
 }
@@ -269,7 +312,7 @@ static int walk(const Model& model, const Trie& trie, Workspace& work, Request& 
                    room<float>(work, FIRST, rows * levels * model.hidden), room<int32_t>(work, NODES, rows * width),
                    room<float>(work, TOTALS, rows * width), room<int32_t>(work, WRITTEN, rows * width * levels),
                    room<int64_t>(work, COUNTS, rows), {room<uint64_t>(work, KEPT, width), 0, width, 0.0f},
-                   room<Closed>(work, CLOSED, rows)};
+                   room<Closed>(work, CLOSED, rows), nullptr};
   uint64_t* const seen = room<uint64_t>(work, SEEN, rows * request.seen_stride + 1);
   for (int64_t row = 0; row < rows; row++) {
     const int answer = close_row_items(search, row, seen + row * request.seen_stride);
