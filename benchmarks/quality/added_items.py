@@ -94,8 +94,8 @@ def part_data(source: Path, folder: Path, *, share: float, seed: int) -> Parted:
     kept = events.filter(~pl.col("item_id").is_in(ids))
     kept.write_parquet(folder / "interactions.parquet")
     # A user of whom nothing is left is nobody the run knows; a history of known and new items is what is asked with.
-    order = next(name for name in ("position", "timestamp") if name in events.columns)
-    events = events.sort(order, maintain_order=True)
+    order = [name for name in ("position", "timestamp") if name in events.columns][:1]
+    events = events.sort(order, maintain_order=True) if order else events
     whole = events.group_by("user_id", maintain_order=True).agg("item_id").filter(pl.col("item_id").list.len() > 1)
     requests = [Request(row[:-1], row[-1]) for row in whole["item_id"].to_list()]
     fresh = set(new["item_id"].to_list())

@@ -58,7 +58,7 @@ def read_catalog(
     kept = single if keep_cold_items else known
     ids = sorted_ids(pl.concat([with_events, kept["key"]]))
     frame = ids.join(kept, on="key", how="left", maintain_order="left").rename({"id": "item_id"})
-    vectors = _vectors(frame["vector"]) if "vector" in frame.columns else None
+    vectors = vectors_of(frame["vector"]) if "vector" in frame.columns else None
     dropped = [
         Dropped("catalogue rows with no usable item_id", rows.height - named.height),
         Dropped("catalogue rows that repeat an item_id (the first one is kept)", named.height - single.height),
@@ -90,8 +90,11 @@ def _with_numbers(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(numbers)
 
 
-def _vectors(column: pl.Series) -> FloatArray:
-    """(I, dim) from a column of lists; zero where an item has none."""
+def vectors_of(column: pl.Series) -> FloatArray:
+    """float32 (I, dim) from a column of lists; zero where an item has none.
+
+    Raises DataError where it holds no lists of numbers, or lists of several lengths.
+    """
     if isinstance(column.dtype, pl.Array):
         column = column.arr.to_list()
     if not isinstance(column.dtype, pl.List):

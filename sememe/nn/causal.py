@@ -54,7 +54,8 @@ class CausalAttention(nn.Module):
         query, key, value = split.permute(2, 0, 3, 1, 4)
         first = 0 if past is None else past.length
         query, key = self.place(query, first=first), self.place(key, first=first)
-        cache = KeyValues(key, value) if past is None else past.then(key, value)
+        # Copies: a view would keep the queries in memory too.
+        cache = KeyValues(key.contiguous(), value.contiguous()) if past is None else past.then(key, value)
         if last_only:
             query, first = query[:, :, -1:], first + length - 1
         mixed = self.read(query, cache, first=first)

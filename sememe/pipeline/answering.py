@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, Batch, BoolArray, Int32Array, Ranked
 from sememe.data.event_inputs import UNKNOWN
 from sememe.data.ranges import padded_rows
@@ -21,9 +20,8 @@ from sememe.pipeline.history_cache import HistoryCache
 from sememe.pipeline.recommend import Recommender
 from sememe.train.device import to_tensors
 
-NATIVE_ROWS = 64
-"""Larger batches go to torch, whose matrix products are as fast there."""
-TORCH_ROWS = 256
+NATIVE_ROWS, TORCH_ROWS = 64, 256
+"""At most so many requests are searched together: the compiled search gains nothing beyond, torch little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +53,8 @@ class Answerer:
         found: dict[tuple[int, int], list[int]] = {}
         for row, one in enumerate(asked):
             found.setdefault(self._group(one), []).append(row)
-        return [
-            rows[start : start + TORCH_ROWS] for rows in found.values() for start in range(0, len(rows), TORCH_ROWS)
-        ]
+        most = TORCH_ROWS if self.search is None else NATIVE_ROWS
+        return [rows[start : start + most] for rows in found.values() for start in range(0, len(rows), most)]
 
     def answer(self, asked: Sequence[Asked]) -> Ranked:
         """Lists for one of the `groups`, as long as the longest that is asked for."""
@@ -66,7 +63,7 @@ class Answerer:
         if self.recommender.rerank is not None:
             return self._rerank(asked, k=k, seen=seen)
         allowed = self._allowed(asked)
-        if self.search is not None and len(asked) <= NATIVE_ROWS:
+        if self.search is not None:
             return self._search_natively(self.search, asked, k=k, seen=seen, allowed=allowed)
         if not isinstance(self.recommender.model, torch.nn.Module):
             return self.recommender.rank(self._batch(asked), k=k, seen=seen)
@@ -128,10 +125,7 @@ class Answerer:
         """One set for all rows, or one for each; rows without rules are allowed everything."""
         if all(one.allowed is None for one in asked):
             return None
-        if self.recommender.trie is None:
-            raise ConfigError(
-                "rules are kept on the tree of semantic IDs, and this model has none", fix="use a generator"
-            )
+        assert self.recommender.trie is not None, "rules are kept on a tree"
         everything = ItemSet.every(self.recommender.trie)
         sets = [everything if one.allowed is None else one.allowed for one in asked]
         distinct = list(dict.fromkeys(sets))

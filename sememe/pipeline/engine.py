@@ -4,7 +4,7 @@
     answers = engine.recommend([Request(history=["b1", "b7"], k=10, rules=("in stock",))])
 
 Every list is the one that `sememe recommend` and the evaluation give; what differs is where it is computed.  A row that
-is a beam of the item-wise generator is searched by the compiled kernel in small batches, and any other by torch;
+is a beam of the item-wise generator is searched by the compiled kernel where it runs, and any other by torch;
 `Engine.path` says which, and why.
 
 Shape legend: N requests, T items of a history.
@@ -114,7 +114,7 @@ class Engine:
             model: the row that answers, as in `open_run`.
             seed: which seed's model; the recipe's first one where None.
             native: whether the compiled search is used where it can be, never, or must be.
-            cache_bytes: room for histories that were read.
+            cache_bytes: room for histories that the compiled search has read.
             modules: as in `open_run`.
 
         Raises:

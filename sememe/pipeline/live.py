@@ -17,6 +17,7 @@ import polars as pl
 
 from sememe.core.errors import ArtifactError, ConfigError, NothingToEmbedError
 from sememe.core.schema import Catalog, FloatArray
+from sememe.data.catalog_rows import vectors_of
 from sememe.decode.trie_edit import edit_trie
 from sememe.embed.fuse import Fuse
 from sememe.models.growth import grown
@@ -121,7 +122,7 @@ def _embed_part(
             f"{type(part).__name__} reads the log, and new items are not in it",
             fix="add an embedder of content to the recipe, joined by Fuse, or train again",
         )
-    brought = np.array(frame["vector"].to_list(), np.float32) if "vector" in frame.columns else None
+    brought = vectors_of(frame["vector"]) if "vector" in frame.columns else None
     try:
         return part.embed(Catalog(frame=frame, vectors=brought), world.split.train(), seed=seed), None
     except NothingToEmbedError as error:

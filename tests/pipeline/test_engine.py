@@ -207,4 +207,5 @@ def test_stages_that_do_not_belong_together_are_refused_by_name(run: Path, tmp_p
         ArtifactError, match=r"model-tiny-\w+ was made from codes 0123456789ab, and codes-\w+ holds codes"
     ):
         Engine.load(mixed, model="tiny:beam")
-    assert Engine.load(mixed, model="popularity").recommend
+    history = [open_run(mixed, model="popularity").world.interactions.item_ids[0]]
+    assert len(Engine.load(mixed, model="popularity").recommend([Request(history=history)])[0].items) == 10
