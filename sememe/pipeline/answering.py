@@ -66,7 +66,7 @@ class Answerer:
         if self.search is not None:
             return self._search_natively(self.search, asked, k=k, seen=seen, allowed=allowed)
         if not isinstance(self.recommender.model, torch.nn.Module):
-            return self.recommender.rank(self._batch(asked), k=k, seen=seen)
+            return self.recommender.rank(self.batch(asked), k=k, seen=seen)
         return self._search(asked, k=k, seen=seen, allowed=allowed)
 
     def _group(self, one: Asked) -> tuple[int, int]:
@@ -90,7 +90,7 @@ class Answerer:
 
     def _search(self, asked: Sequence[Asked], *, k: int, seen: Int32Array | None, allowed: Allowed) -> Ranked:
         recommender = self.recommender
-        tensors = to_tensors(self._batch(asked), recommender.device)
+        tensors = to_tensors(self.batch(asked), recommender.device)
         blocked = None if seen is None else torch.from_numpy(seen).to(recommender.device)
         rules = {} if allowed is None else {"allowed": allowed}
         with torch.inference_mode():
@@ -101,7 +101,7 @@ class Answerer:
     def _rerank(self, asked: Sequence[Asked], *, k: int, seen: Int32Array | None) -> Ranked:
         """All rows have the same rules: the fitted last word takes one set of offered items."""
         recommender, allowed = self.recommender, asked[0].allowed
-        batch = self._batch(asked)
+        batch = self.batch(asked)
         if allowed is None:
             return recommender.rank(batch, k=k, seen=seen)
         assert recommender.rerank is not None, "asked for only where there is one"
@@ -134,7 +134,8 @@ class Answerer:
         number = {item_set: place for place, item_set in enumerate(distinct)}
         return AllowedByRow(tuple(distinct), np.array([number[item_set] for item_set in sets], np.int64))
 
-    def _batch(self, asked: Sequence[Asked]) -> Batch:
+    def batch(self, asked: Sequence[Asked]) -> Batch:
+        """What the model reads of `asked`: "history" (N, T), "lengths" (N,), "user" (N,), and events (N, T)."""
         windows = [self._window(one.history) for one in asked]
         events = {
             name: padded_rows([self._window(_event(one, name)) for one in asked], fill=UNKNOWN)

@@ -141,6 +141,11 @@ class Engine:
         return engine
 
     @property
+    def serving(self) -> Serving:
+        """What answers now: take it once, and all that is read from it belongs together."""
+        return self._serving
+
+    @property
     def path(self) -> str:
         """What searches: "native" and its instructions, or "torch" and why."""
         return self._serving.path
@@ -275,7 +280,7 @@ def _told(serving: Serving, one: _Resolved, ranked: Ranked, *, place: int) -> An
     items = ranked.items[place, : one.asked.k]
     listed = items[items != PAD]
     return Answer(
-        items=tuple(serving.items.ids.gather(listed).to_list()),
+        items=tuple(serving.items.names(listed)),
         scores=tuple(ranked.scores[place, : len(listed)].tolist()),
         source=ranked.source,
         k=one.asked.k,

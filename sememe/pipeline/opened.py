@@ -16,7 +16,7 @@ from sememe.core.errors import ArtifactError, ConfigError, DataError, did_you_me
 from sememe.core.schema import Int32Array
 from sememe.data.event_inputs import user_event_inputs
 from sememe.pipeline.judging import readings
-from sememe.pipeline.prepare import World, open_items, open_world
+from sememe.pipeline.prepare import ItemSpace, World, open_items, open_world
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.recommend import Recommender
 from sememe.pipeline.trained import open_model, with_rerank
@@ -32,6 +32,8 @@ class Run:
     path: Path
     recipe: Recipe
     world: World
+    items: ItemSpace
+    """Vectors and codes of the model that recommends, as far as it has them."""
     recommender: Recommender
     metrics: Mapping[str, Any]
 
@@ -154,6 +156,7 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
         path=path,
         recipe=recipe,
         world=world,
+        items=items,
         recommender=recommenders[row],
         metrics=read_json(path / "metrics.json"),
     )

@@ -1,5 +1,6 @@
 """Ids become indices, however they were written."""
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -16,3 +17,31 @@ from sememe.pipeline.lookup import Lookup
 )
 def test_each_id_is_found_or_told_to_be_unknown(ids: pl.Series, wanted: list[int | str], found: list[int]) -> None:
     assert Lookup(ids).find(wanted).tolist() == found
+
+
+@pytest.mark.parametrize("ids", [pl.Series([-5, 3, 10, 2**63 - 1]), pl.Series(["", "+5", "10", "a", "ab", "ä", "漢"])])
+def test_what_is_found_is_what_a_table_of_the_ids_would_give(ids: pl.Series) -> None:
+    lookup = Lookup(ids)
+    table = {str(value): index for index, value in enumerate(ids)}
+    strings = [
+        "-5",
+        "3",
+        "10",
+        "a",
+        "a\0",
+        "\0",
+        "ab",
+        "abc",
+        "ä",
+        "漢",
+        "漢字",
+        "",
+        " 10",
+        "1_0",
+        str(2**63),
+        "\ud800",
+    ]
+    assert lookup.find(strings).tolist() == [table.get(text, -1) for text in strings]
+    assert lookup.find([10, 2**70]).tolist() == [table["10"], -1]
+    assert lookup.names(np.array([2, 0])) == [ids[2], ids[0]]
+    assert [type(name) for name in lookup.names(np.array([1]))] == [type(ids[1])]
