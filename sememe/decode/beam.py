@@ -20,7 +20,7 @@ from torch import Tensor
 from sememe.core.schema import PAD, Ranked
 from sememe.decode.allowed import Allowed
 from sememe.decode.eligible import Eligible
-from sememe.decode.frontier import NEVER, Beams, children_of, keep_best
+from sememe.decode.frontier import NEVER, Beams, keep_best, scores_of_children
 from sememe.decode.protocol import Seen, StepModel, TensorBatch
 from sememe.decode.trie import Trie
 from sememe.nn.select import Selected, rank_best
@@ -95,8 +95,7 @@ def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, eligible: Eli
         if beams is None:
             start = torch.zeros(log_probs.shape[:2], device=trie.device)
             beams = Beams(nodes=start.long(), scores=start)
-        below = children_of(beams, depth=depth, trie=trie)
-        candidates = log_probs.gather(2, below.codes).add_(beams.scores.unsqueeze(2)).masked_fill_(below.missing, NEVER)
+        candidates = scores_of_children(log_probs, beams, depth=depth, trie=trie)
         candidates = eligible.close(candidates, beams, depth=depth)
         kept = keep_best(candidates, beams, width=width, depth=depth, trie=trie)
         beams, parents = kept.beams, kept.parents

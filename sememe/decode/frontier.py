@@ -55,7 +55,17 @@ def children_of(beams: Beams, *, depth: int, trie: Trie) -> Children:
     count = torch.where(beams.scores > NEVER, starts[beams.nodes + 1] - first, 0)
     offset = torch.arange(max(1, int(count.max())), device=trie.device)
     child = (first.unsqueeze(2) + offset).clamp_(max=len(trie.child_codes[depth]) - 1)
-    return Children(codes=trie.child_codes[depth][child].long(), missing=offset >= count.unsqueeze(2))
+    codes = trie.child_codes[depth].index_select(0, child.flatten()).view_as(child)
+    return Children(codes=codes.long(), missing=offset >= count.unsqueeze(2))
+
+
+def scores_of_children(log_probs: Tensor, beams: Beams, *, depth: int, trie: Trie) -> Tensor:
+    """(N, B, W): the score of every child in node order, -inf where a beam has fewer; log_probs (N, B, K) by code."""
+    scores, num_nodes = beams.scores.unsqueeze(2), len(trie.child_starts[depth]) - 1
+    if len(trie.child_codes[depth]) == num_nodes * trie.codebook_sizes[depth]:
+        return log_probs + scores  # every node has a child for every code, as the root often has
+    below = children_of(beams, depth=depth, trie=trie)
+    return log_probs.gather(2, below.codes).add_(scores).masked_fill_(below.missing, NEVER)
 
 
 def close_seen(candidates: Tensor, beams: Beams, seen: SeenPositions, *, depth: int, trie: Trie) -> Tensor:

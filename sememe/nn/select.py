@@ -40,13 +40,13 @@ def select_best(scores: Tensor, *, k: int) -> Selected:
     Raises:
         ArtifactError: a score is not a number.
     """
-    best = torch.topk(scores, k, dim=1)
+    best = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
     # topk puts NaN first, so that the first column tells about the whole row.
     refuse_nan(best.values[:, 0])
-    columns = best.indices.sort(dim=1).values
-    edge = best.values[:, -1:]
-    # Only where more columns than k reach the edge did topk have a choice.
-    open_rows = ((scores >= edge).sum(dim=1) > k).nonzero().squeeze(1)
+    columns = best.indices[:, :k].sort(dim=1).values
+    edge = best.values[:, k - 1 : k]
+    # Only where the next one equals the last did topk have a choice.
+    open_rows = (best.values[:, k:] == edge).nonzero()[:, 0]
     if len(open_rows):
         columns[open_rows] = _lowest_at_edge(scores[open_rows], edge[open_rows], k=k)
     return Selected(values=scores.gather(1, columns), columns=columns)
@@ -63,6 +63,10 @@ def _lowest_at_edge(scores: Tensor, edge: Tensor, *, k: int) -> Tensor:
 
 def rank_best(scores: Tensor, *, k: int) -> Selected:
     """The k highest of each row, best first; of equal ones, the lower column first.  (N, C), k <= C."""
+    if k == scores.shape[1]:
+        values, columns = scores.sort(dim=1, descending=True, stable=True)
+        refuse_nan(values[:, :1])
+        return Selected(values=values, columns=columns)
     chosen = select_best(scores, k=k)
     order = torch.argsort(chosen.values, dim=1, descending=True, stable=True)
     return Selected(values=chosen.values.gather(1, order), columns=chosen.columns.gather(1, order))
