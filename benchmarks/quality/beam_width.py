@@ -3,7 +3,8 @@
     python -m benchmarks.quality.beam_width runs/itemwise_beauty --name beam_width_beauty
 
 draws test users, scores the codes of every item of the catalogue for each, leaves out what the user has read, and
-counts which of the exact ten best a beam of each width lists.  Writes NAME.json.
+counts which of the exact ten best a beam of each width lists.  20:40 is a beam of 20 that keeps 40 prefixes at the
+first level.  Writes NAME.json.
 """
 
 import argparse
@@ -42,15 +43,15 @@ def exact_top(model: ItemWiseModel, batch: Mapping[str, torch.Tensor], seen: Int
     return best
 
 
-def measure(run: Run, *, widths: list[int], users: int) -> list[dict[str, Any]]:
-    """Per width the mean share of the exact top found, and of users for whom all of it is."""
+def measure(run: Run, *, beams: list[BeamSearch], users: int) -> list[dict[str, Any]]:
+    """Per beam the mean share of the exact top found, and of users for whom all of it is."""
     recommender, split = run.recommender, run.world.split
     model = recommender.model
     if not isinstance(model, ItemWiseModel):
         raise ConfigError("only the item-wise generator scores all codes here", fix="name a run of itemwise")
     model.eval()
     chosen = np.sort(generator(0, "beam width").permutation(len(split.test))[:users])
-    found: dict[int, list[np.ndarray]] = {width: [] for width in widths}
+    found: list[list[np.ndarray]] = [[] for _ in beams]
     for start in range(0, len(chosen), ROWS):
         rows = chosen[start : start + ROWS]
         log = split.interactions
@@ -62,17 +63,17 @@ def measure(run: Run, *, widths: list[int], users: int) -> list[dict[str, Any]]:
         arrays = {"history": padded_rows(recent), "lengths": np.array([len(one) for one in recent], np.int32)}
         batch, seen = to_tensors(arrays, recommender.device), padded_rows(histories)
         exact = exact_top(model, batch, seen, items=log.num_items)
-        for width in widths:
-            ranked = BeamSearch(width=width).recommend(model, batch, k=TOP, trie=recommender.trie, seen=seen)
+        for beam, shares in zip(beams, found, strict=True):
+            ranked = beam.recommend(model, batch, k=TOP, trie=recommender.trie, seen=seen)
             listed = np.where(ranked.items == PAD, -2, ranked.items)
-            found[width].append((exact[:, :, None] == listed[:, None, :]).any(axis=2).mean(axis=1))
+            shares.append((exact[:, :, None] == listed[:, None, :]).any(axis=2).mean(axis=1))
     lines = []
-    for width in widths:
-        share = np.concatenate(found[width])
+    for beam, shares in zip(beams, found, strict=True):
+        share = np.concatenate(shares)
         interval = bootstrap_mean(share, seed=0)
         lines.append(
             {
-                "width": width,
+                "beam": beam.describe(),
                 "users": len(share),
                 "found": interval.mean,
                 "low": interval.low,
@@ -89,19 +90,20 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--users", type=int, default=1000)
-    parser.add_argument("--widths", type=int, nargs="+", default=[10, 20, 50, 100])
+    parser.add_argument("--beams", nargs="+", default=["10", "20", "20:30", "20:40", "50", "100"], help="WIDTH or WIDTH:FIRST")
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    lines = measure(open_run(arguments.run), widths=arguments.widths, users=arguments.users)
+    beams = [BeamSearch(*map(int, beam.split(":"))) for beam in arguments.beams]
+    lines = measure(open_run(arguments.run), beams=beams, users=arguments.users)
     table = Table("beam", f"found of the exact {TOP}", "users with all of them")
     for line in lines:
         table.add_row(
-            str(line["width"]),
+            line["beam"],
             f"{line['found']:.4f} [{line['low']:.4f}, {line['high']:.4f}]",
             f"{line['users_with_all']:.3f}",
         )
-    Console(width=100).print(table)
+    Console(width=120).print(table)
     description = read_json(arguments.run / "run.json")
     content = {
         **header("torch", "numpy"),

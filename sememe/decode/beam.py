@@ -23,7 +23,7 @@ from sememe.decode.eligible import Eligible
 from sememe.decode.frontier import NEVER, Beams, keep_best, scores_of_children
 from sememe.decode.protocol import Seen, StepModel, TensorBatch
 from sememe.decode.trie import Trie
-from sememe.nn.select import Selected, rank_best
+from sememe.nn.select import rank_best
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,8 @@ class BeamSearch:
     """Recommend by writing semantic IDs level by level, keeping the `width` best prefixes of each row."""
 
     width: int = 20
+    first_width: int = 0
+    """Prefixes kept at the first level, where that is more: what a narrow beam misses, it mostly misses there."""
 
     def recommend(
         self, model: StepModel, batch: TensorBatch, *, k: int, trie: Trie, seen: Seen = None, allowed: Allowed = None
@@ -64,33 +66,44 @@ class BeamSearch:
         All items that share a listed semantic ID are found, with equal scores; where they spill over k, `tied_beyond`
         counts the rest.  A row with fewer to offer has a shorter list, and no other: the beam is at least k wide.
         """
-        found = search(model, batch, width=max(self.width, k), k=k, trie=trie, seen=seen, allowed=allowed)
+        widths = {"width": max(self.width, k), "first_width": self.first_width}
+        found = search(model, batch, **widths, k=k, trie=trie, seen=seen, allowed=allowed)
         return found.to_ranked(source="beam:code_log_prob")
 
     def describe(self) -> str:
         """How lists come about, in a line."""
-        return f"beam of {self.width} by code score"
+        first = f" ({self.first_width} at the first level)" if self.first_width > self.width else ""
+        return f"beam of {self.width}{first} by code score"
 
 
 @torch.inference_mode()
 def search(
-    model: StepModel, batch: TensorBatch, *, width: int, k: int, trie: Trie, seen: Seen = None, allowed: Allowed = None
+    model: StepModel,
+    batch: TensorBatch,
+    *,
+    width: int,
+    k: int,
+    trie: Trie,
+    seen: Seen = None,
+    allowed: Allowed = None,
+    first_width: int = 0,
 ) -> Found:
     """`BeamSearch.recommend` in tensors, on the trie's device."""
     assert width >= 1 and k >= 1, "a search keeps and lists at least one"
     assert not getattr(model, "training", False), "dropout is on: call model.eval() before searching"
     assert tuple(model.codebook_sizes) == trie.codebook_sizes, "the trie and the model come from different codes"
     eligible = Eligible.build(trie, seen=seen, allowed=allowed, num_rows=len(next(iter(batch.values()))))
-    beams = _walk(model, model.encode(batch), width=width, trie=trie, eligible=eligible)
+    widths = [max(width, first_width)] * (trie.num_levels > 1) + [width] * max(1, trie.num_levels - 1)
+    beams = _walk(model, model.encode(batch), widths=widths, trie=trie, eligible=eligible)
     return list_items(beams, k=k, trie=trie, eligible=eligible)
 
 
-def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, eligible: Eligible) -> Beams:
-    """The best leaves of each row, (N, B) with B <= width."""
+def _walk(model: StepModel, state: Any, *, widths: list[int], trie: Trie, eligible: Eligible) -> Beams:
+    """The best leaves of each row, (N, B) with B <= widths[-1]."""
     codes: Tensor | None = None
     parents: Tensor | None = None
     beams: Beams | None = None
-    for depth in range(trie.num_levels):
+    for depth, width in enumerate(widths):
         log_probs = model.step(state, codes, parents)
         if beams is None:
             start = torch.zeros(log_probs.shape[:2], device=trie.device)
@@ -106,7 +119,8 @@ def _walk(model: StepModel, state: Any, *, width: int, trie: Trie, eligible: Eli
 
 def list_items(beams: Beams, *, k: int, trie: Trie, eligible: Eligible) -> Found:
     """The first k items of the ranked leaves: leaves by score, then node; items of a leaf by index."""
-    leaves = _rank(beams)
+    ranked = rank_best(beams.scores, k=beams.scores.shape[1])
+    leaves = Beams(nodes=beams.nodes.gather(1, ranked.columns), scores=ranked.values)
     before, end = eligible.before(torch.cat([leaves.nodes, leaves.nodes + 1], 1), depth=trie.num_levels).chunk(2, 1)
     count = torch.where(leaves.scores > NEVER, end - before, 0)
     assert bool(((leaves.scores == NEVER) == (count == 0)).all()), "the search followed a prefix that leads to no item"
@@ -121,9 +135,3 @@ def list_items(beams: Beams, *, k: int, trie: Trie, eligible: Eligible) -> Found
     tied = torch.where(leaves.scores == scores[:, -1:], count, 0).sum(dim=1) - (scores == scores[:, -1:]).sum(dim=1)
     tied = torch.where(listed[:, -1], tied, 0)
     return Found(items=items, scores=scores, tied_beyond=tied, eligible=eligible.counts())
-
-
-def _rank(beams: Beams) -> Beams:
-    """The beams, best first."""
-    order: Selected = rank_best(beams.scores, k=beams.scores.shape[1])
-    return Beams(nodes=beams.nodes.gather(1, order.columns), scores=order.values)

@@ -39,7 +39,8 @@ class Rescored:
         if not 0.0 <= self.code_weight <= 1.0:
             raise ConfigError(f"code_weight is {self.code_weight}, outside 0..1", fix="set it to 0.3, say")
         count = max(k, self.search.width)
-        found = search(model, batch, width=count, k=count, trie=trie, seen=seen, allowed=allowed)
+        first = self.search.first_width
+        found = search(model, batch, width=count, k=count, trie=trie, seen=seen, allowed=allowed, first_width=first)
         with torch.inference_mode():
             item_scores = torch.as_tensor(model.score_items(batch)).log_softmax(1)
         scores = self._mix(found, item_scores)
@@ -56,7 +57,7 @@ class Rescored:
     def describe(self) -> str:
         """How lists come about, in a line."""
         weights = f"{self.code_weight:g} code + {1 - self.code_weight:g} item log-probability"
-        return f"beam of {self.search.width}, {weights}"
+        return f"{self.search.describe().removesuffix(' by code score')}, {weights}"
 
     def _mix(self, found: Found, item_scores: Tensor) -> Tensor:
         """(N, C); -inf where the beam found fewer."""

@@ -84,7 +84,8 @@ class Answerer:
         assert isinstance(decode, BeamSearch), "the compiled search is built for a beam"
         windows = [self._window(one.history) for one in asked]
         states = self.cache.read(search, windows)
-        found = search.search_states(states, width=max(decode.width, k), k=k, seen=seen, allowed=allowed)
+        widths = {"width": max(decode.width, k), "first_width": decode.first_width}
+        found = search.search_states(states, **widths, k=k, seen=seen, allowed=allowed)
         self.cache.keep(states, windows)
         return found.to_ranked(source="beam:code_log_prob")
 

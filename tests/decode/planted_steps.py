@@ -62,13 +62,16 @@ class TableModel:
         return float(total)
 
 
-def slow_beam(model: TableModel, codes: Codes, user: int, *, width: int, seen: set[int]) -> list[tuple[int, float]]:
+def slow_beam(
+    model: TableModel, codes: Codes, user: int, *, width: int, seen: set[int], first_width: int = 0
+) -> list[tuple[int, float]]:
     """(item, score) of every found item, best first: beam search over sets of prefixes of the allowed items."""
     allowed = {item: tuple(row) for item, row in enumerate(codes.matrix.tolist()) if item not in seen}
     live: list[tuple[int, ...]] = [()]
     for depth in range(1, codes.num_levels + 1):
         grown = {code[:depth] for code in allowed.values() if code[: depth - 1] in live}
-        live = sorted(grown, key=lambda prefix: (-model.score(user, prefix), prefix))[:width]
+        kept = max(width, first_width) if depth == 1 < codes.num_levels else width
+        live = sorted(grown, key=lambda prefix: (-model.score(user, prefix), prefix))[:kept]
     return [
         (item, model.score(user, prefix)) for prefix in live for item, code in sorted(allowed.items()) if code == prefix
     ]

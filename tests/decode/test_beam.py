@@ -42,13 +42,16 @@ def test_equals_the_slow_search_over_a_tree_without_the_seen_items(
 ) -> None:
     width = data.draw(st.integers(1, 12))
     k = data.draw(st.integers(1, width))
+    first_width = data.draw(st.integers(0, 20))
     rng = np.random.default_rng(seed)
     codes = random_codes(sizes, items=items, seed=seed)
     model = TableModel(sizes, users=3, seed=seed, distinct=2 if ties else None)
     seen = random_seen(rng, rows=3, items=items, width=data.draw(st.integers(1, 2 * items)))
-    ranked = BeamSearch(width=width).recommend(model, request(0, 1, 2), k=k, trie=Trie.build(codes), seen=seen)
+    beam = BeamSearch(width=width, first_width=first_width)
+    ranked = beam.recommend(model, request(0, 1, 2), k=k, trie=Trie.build(codes), seen=seen)
     for row in range(3):
-        found = slow_beam(model, codes, row, width=width, seen=set(seen[row].tolist()) - {PAD})
+        blocked = set(seen[row].tolist()) - {PAD}
+        found = slow_beam(model, codes, row, width=width, seen=blocked, first_width=first_width)
         listed, fill = found[:k], k - len(found[:k])
         assert ranked.items[row].tolist() == [item for item, _ in listed] + [PAD] * fill
         np.testing.assert_allclose(ranked.scores[row], [score for _, score in listed] + [-np.inf] * fill, atol=1e-6)
@@ -60,6 +63,8 @@ def test_equals_the_slow_search_over_a_tree_without_the_seen_items(
     ("part", "line"),
     [
         (BeamSearch(width=50), "beam of 50 by code score"),
+        (BeamSearch(width=20, first_width=40), "beam of 20 (40 at the first level) by code score"),
+        (Rescored(BeamSearch(5, 9)), "beam of 5 (9 at the first level), 0.3 code + 0.7 item log-probability"),
         (ExactCodes(), "exact code scores of all items"),
         (ExactItems(), "exact scores of all items"),
         (Rescored(BeamSearch(width=50)), "beam of 50, 0.3 code + 0.7 item log-probability"),

@@ -3,6 +3,7 @@
 import math
 import threading
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,16 +50,22 @@ PAPER = World(
 
 
 @settings(max_examples=120)
-@given(world=worlds(), width=st.sampled_from((1, 2, 5, 30)), k=st.sampled_from((1, 3, 12)), seed=st.integers(0, 999))
-def test_lists_are_those_of_the_torch_engine(world: World, width: int, k: int, seed: int) -> None:
+@given(
+    world=worlds(),
+    width=st.sampled_from((1, 2, 5, 30)),
+    first_width=st.sampled_from((0, 3, 40)),
+    k=st.sampled_from((1, 3, 12)),
+    seed=st.integers(0, 999),
+)
+def test_lists_are_those_of_the_torch_engine(world: World, width: int, first_width: int, k: int, seed: int) -> None:
     model, trie = world.build(), world.trie()
     request = request_for(world, rows=4, seed=seed)
-    rules = {"seen": request.seen if seed % 2 else None}
-    allowed = ItemSet.of_flags(request.allowed, trie) if seed % 3 else None
-    expected = search(model, request.batch, width=width, k=k, trie=trie, **rules, allowed=allowed)
+    rules: dict[str, Any] = {"seen": request.seen if seed % 2 else None, "first_width": first_width}
+    rules["allowed"] = ItemSet.of_flags(request.allowed, trie) if seed % 3 else None
+    expected = search(model, request.batch, width=width, k=k, trie=trie, **rules)
     for path in PATHS_HERE:
         engine = NativeSearch.build(export_itemwise(model), trie, path=path)
-        assert_agree(engine.search(request.batch, width=width, k=k, **rules, allowed=allowed), expected)
+        assert_agree(engine.search(request.batch, width=width, k=k, **rules), expected)
 
 
 @pytest.mark.parametrize("path", PATHS_HERE)

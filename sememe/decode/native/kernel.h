@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEMEME_ABI 1
+#define SEMEME_ABI 2
 // Columns of a panel: a weight matrix (in, out) lies as blocks of DEPTH input rows, each block as panels of PANEL
 // output columns, each panel as (rows of the block, PANEL).  In bf16, a word of a panel's row holds column w below and
 // column w + PANEL / 2 above.
@@ -100,6 +100,7 @@ struct Request {
   const int64_t* counts;           // (N,)
   const State* states;             // [N] with room for what is read; null: all rows start anew and nothing is kept
   int64_t width, k;                // k = 0: read only
+  int64_t first_width;             // hypotheses kept at the first level, where that is more than `width`
   const int32_t* seen;             // (N, seen_stride) items, -1 where none; may be null
   int64_t seen_stride;
   const uint64_t* const* allowed;       // [N] bit p % 64 of word p / 64: position p may be listed; null: all may

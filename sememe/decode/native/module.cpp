@@ -108,10 +108,10 @@ struct Arrays {
   }
 };
 
-// run(path, model, trie, workspace, rows, width, k, items, counts, states, seen, allowed, allowed_before, out_items,
-//     out_scores, out_tied, out_eligible, work): None, or (answer, row, value).
+// run(path, model, trie, workspace, rows, width, first_width, k, items, counts, states, seen, allowed, allowed_before,
+//     out_items, out_scores, out_tied, out_eligible, work): None, or (answer, row, value).
 PyObject* run(PyObject*, PyObject* const* given, Py_ssize_t count) {
-  if (count != 18) return PyErr_Format(PyExc_TypeError, "run takes 18 arguments, not %zd", count);
+  if (count != 19) return PyErr_Format(PyExc_TypeError, "run takes 19 arguments, not %zd", count);
   const int64_t path = PyLong_AsLongLong(given[0]);
   const Model* const model = at<const Model>(given[1]);
   const Trie* const trie = at<const Trie>(given[2]);
@@ -119,10 +119,11 @@ PyObject* run(PyObject*, PyObject* const* given, Py_ssize_t count) {
   Request request = {};
   const int64_t rows = request.rows = PyLong_AsLongLong(given[4]);
   request.width = PyLong_AsLongLong(given[5]);
-  const int64_t k = request.k = PyLong_AsLongLong(given[6]);
+  request.first_width = PyLong_AsLongLong(given[6]);
+  const int64_t k = request.k = PyLong_AsLongLong(given[7]);
   if (PyErr_Occurred()) return nullptr;
   Arrays arrays;
-  PyObject* const* array = given + 7;
+  PyObject* const* array = given + 8;
   request.items = (const int32_t*)arrays.take(*array++, 4, rows, -1, false, &request.item_stride);
   request.counts = (const int64_t*)arrays.take(*array++, 8, rows, 1, false);
   request.states = (const State*)arrays.take(*array++, 8, rows, 3, false);

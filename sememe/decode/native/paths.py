@@ -14,7 +14,7 @@ from sememe.decode.native.structs import SIZED
 
 MODULE = "sememe.decode.native._kernel"
 
-ABI = 1
+ABI = 2
 """`SEMEME_ABI` of `kernel.h`."""
 
 PATHS = ("portable", "avx2", "avx512")

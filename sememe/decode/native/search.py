@@ -128,7 +128,16 @@ class NativeSearch:
         shared = {**self.model.owner.arrays, **self.packed_trie.owner.arrays}
         return sum(array.nbytes for array in shared.values()) + self.workspaces.nbytes
 
-    def search(self, batch: HistoryBatch, *, width: int, k: int, seen: Seen = None, allowed: Allowed = None) -> Found:
+    def search(
+        self,
+        batch: HistoryBatch,
+        *,
+        width: int,
+        k: int,
+        seen: Seen = None,
+        allowed: Allowed = None,
+        first_width: int = 0,
+    ) -> Found:
         """What `decode.beam.search` finds for "history" and "lengths" of `batch`.
 
         Raises:
@@ -136,7 +145,7 @@ class NativeSearch:
             ConfigError: a history is longer than the model reads.
             ArtifactError: a score is not a number.
         """
-        return self._search(_reading(batch), width=width, k=k, seen=seen, allowed=allowed)
+        return self._search(_reading(batch), width=width, k=k, seen=seen, allowed=allowed, first_width=first_width)
 
     def encode(self, batch: HistoryBatch) -> list[HistoryState]:
         """Read the histories of `batch`, to be kept per user.  Raises as `search` does."""
@@ -171,11 +180,18 @@ class NativeSearch:
             state.items = window
 
     def search_states(
-        self, states: Sequence[HistoryState], *, width: int, k: int, seen: Seen = None, allowed: Allowed = None
+        self,
+        states: Sequence[HistoryState],
+        *,
+        width: int,
+        k: int,
+        seen: Seen = None,
+        allowed: Allowed = None,
+        first_width: int = 0,
     ) -> Found:
         """What `search` finds for histories that are kept.  Raises as it does."""
         reading = Reading(rows=len(states), states=_told(states, [state.positions for state in states]))
-        return self._search(reading, width=width, k=k, seen=seen, allowed=allowed)
+        return self._search(reading, width=width, k=k, seen=seen, allowed=allowed, first_width=first_width)
 
     def count_work(self, batch: HistoryBatch, *, width: int) -> Int64Array:
         """(L, 2) how many queries each level asked, and how many children it compared with them, in one search."""
@@ -191,6 +207,7 @@ class NativeSearch:
         k: int,
         seen: Seen = None,
         allowed: Allowed = None,
+        first_width: int = 0,
         work: Int64Array | None = None,
     ) -> Found:
         assert width >= 1 and k >= 1, "a search keeps and lists at least one"
@@ -200,7 +217,8 @@ class NativeSearch:
         items, scores = np.empty((rows, k), np.int64), np.empty((rows, k), np.float32)
         tied, eligible = np.empty(rows, np.int64), None if allowed is None else np.empty(rows, np.int64)
         closed = (closing.seen, closing.words, closing.ranks)
-        self._run(reading, width=width, k=k, closed=closed, answers=(items, scores, tied, eligible, work))
+        sizes = (width, first_width, k)
+        self._run(reading, sizes=sizes, closed=closed, answers=(items, scores, tied, eligible, work))
         return Found(
             items=torch.from_numpy(items),
             scores=torch.from_numpy(scores),
@@ -212,18 +230,16 @@ class NativeSearch:
         self,
         reading: Reading,
         *,
-        width: int = 0,
-        k: int = 0,
+        sizes: tuple[int, int, int] = (0, 0, 0),
         closed: Sequence[AnyArray | None] = (None,) * 3,
         answers: Sequence[AnyArray | None] = (None,) * 5,
     ) -> None:
-        """closed, answers: what `run` of `module.cpp` takes behind the states; k = 0: read only."""
+        """sizes: width, first_width and k, which is 0 to read only; closed, answers: as `run` of `module.cpp` does."""
         answer = self.kernel.run(
             *self.place,
             self.workspaces.here(),
             reading.rows,
-            width,
-            k,
+            *sizes,
             reading.items,
             reading.counts,
             reading.states,

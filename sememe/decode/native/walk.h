@@ -7,9 +7,10 @@ struct Search {
   Request& request;
   const float* hidden;   // (N, D)
   float* first;          // (N, L * H) what the position gives to the hidden layer of each level
-  int32_t* nodes;        // (N, width) live nodes of the tree, ascending
-  float* totals;         // (N, width)
-  int32_t* written;      // (N, width, L) codes of the live hypotheses
+  int64_t stride;        // W: the most hypotheses of a row at any level
+  int32_t* nodes;        // (N, W) live nodes of the tree, ascending
+  float* totals;         // (N, W)
+  int32_t* written;      // (N, W, L) codes of the live hypotheses
   int64_t* counts;       // (N,) live hypotheses
   Kept kept;
   Closed* closed;        // (N,)
@@ -73,7 +74,7 @@ INLINE void expect_children(const Search& search, int64_t level, int64_t node) {
 static void end_row(Search& search, int64_t row, int64_t level) {
   const Trie& trie = search.trie;
   Kept& kept = search.kept;
-  const int64_t width = kept.width, levels = trie.levels;
+  const int64_t width = search.stride, levels = trie.levels;
   if (level + 1 == levels) {
     sort_up(kept.keys, kept.count);
     list_items(trie, search.closed[row], kept, search.request, row);
@@ -133,7 +134,7 @@ static int open_level(Search& search, int64_t first, int64_t last) {
     if (normalizer != normalizer) return not_a_number(search.request, row);
     start_row(search);
     search.counts[row] = 1;
-    search.nodes[row * search.kept.width] = 0;
+    search.nodes[row * search.stride] = 0;
     offer_children(search, row, 0, 0, own, 0, normalizer, 0.0f);
     end_row(search, row, 0);
   }
@@ -169,7 +170,7 @@ INLINE bool has_most_codes(const Level& part, int64_t count) { return part.told 
 static float* ask(Search& search, int64_t level, int64_t first, int64_t last, int64_t most) {
   const Model& model = search.model;
   const Level& part = model.level[level];
-  const int64_t hidden = model.hidden, padded = model.padded, width = search.kept.width;
+  const int64_t hidden = model.hidden, padded = model.padded, width = search.stride;
   float* const inner = room<float>(search.work, INNER, most * hidden);
   float* const asking = room<float>(search.work, ASKING, most * padded);
   float* const dense_asking = room<float>(search.work, DENSE_ASKING, most * padded);
@@ -223,7 +224,7 @@ static int choose(Search& search, int64_t level, int64_t row, const float*& aski
   bool asked = false;
   start_row(search);
   for (int64_t beam = 0; beam < search.counts[row]; beam++) {
-    const int64_t slot = row * search.kept.width + beam;
+    const int64_t slot = row * search.stride + beam;
     const int64_t node = model_node(search.trie, level, search.nodes[slot]);
     const int64_t count = child_count(model, level, node), first = part.child_starts[node];
     if (count < 2) {
@@ -262,7 +263,7 @@ static void fill_first(Search& search, int64_t level) {
 static bool has_choice(const Search& search, int64_t level) {
   for (int64_t row = 0; row < search.request.rows; row++)
     for (int64_t beam = 0; beam < search.counts[row]; beam++) {
-      const int64_t node = search.nodes[row * search.kept.width + beam];
+      const int64_t node = search.nodes[row * search.stride + beam];
       if (child_count(search.model, level, model_node(search.trie, level, node)) > 1) return true;
     }
   return false;
@@ -307,11 +308,13 @@ static int close_row_items(Search& search, int64_t row, uint64_t* seen) {
 }
 
 static int walk(const Model& model, const Trie& trie, Workspace& work, Request& request, const float* hidden) {
-  const int64_t rows = request.rows, width = request.width, levels = trie.levels;
+  const int64_t rows = request.rows, levels = trie.levels;
+  const int64_t stride = levels > 1 && request.first_width > request.width ? request.first_width : request.width;
   Search search = {model, trie, work, request, hidden,
-                   room<float>(work, FIRST, rows * levels * model.hidden), room<int32_t>(work, NODES, rows * width),
-                   room<float>(work, TOTALS, rows * width), room<int32_t>(work, WRITTEN, rows * width * levels),
-                   room<int64_t>(work, COUNTS, rows), {room<uint64_t>(work, KEPT, width), 0, width, 0.0f},
+                   room<float>(work, FIRST, rows * levels * model.hidden), stride,
+                   room<int32_t>(work, NODES, rows * stride), room<float>(work, TOTALS, rows * stride),
+                   room<int32_t>(work, WRITTEN, rows * stride * levels),
+                   room<int64_t>(work, COUNTS, rows), {room<uint64_t>(work, KEPT, stride), 0, stride, 0.0f},
                    room<Closed>(work, CLOSED, rows), nullptr};
   uint64_t* const seen = room<uint64_t>(work, SEEN, rows * request.seen_stride + 1);
   for (int64_t row = 0; row < rows; row++) {
@@ -323,6 +326,7 @@ static int walk(const Model& model, const Trie& trie, Workspace& work, Request& 
     const int answer = open_level(search, first, rows - first < TOGETHER ? rows : first + TOGETHER);
     if (answer != FINE) return answer;
   }
+  search.kept.width = request.width;
   for (int64_t level = 1; level < levels; level++) {
     const int answer = walk_level(search, level);
     if (answer != FINE) return answer;
