@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--users", type=int, default=1000)
-    parser.add_argument("--beams", nargs="+", default=["10", "20", "20:30", "20:40", "50", "100"], help="WIDTH or WIDTH:FIRST")
+    parser.add_argument(
+        "--beams", nargs="+", default=["10", "20", "20:30", "20:40", "50", "100"], help="WIDTH or WIDTH:FIRST"
+    )
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -18,6 +18,8 @@ EXTRAS = (
     ("implicit", "als", "ALS item vectors"),
     ("tensorboard", "tensorboard", "TensorBoard events"),
     ("matplotlib", "report", "plots in reports"),
+    ("fastapi", "serve", "the server"),
+    ("httpx", "serve", "the Python client of the server"),
 )
 
 

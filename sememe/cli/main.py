@@ -244,6 +244,81 @@ def recommend(
 
 
 @app.command
+def serve(
+    run_directory: Path,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    store: str | None = None,
+    keys: Path | None = None,
+    rules: Path | None = None,
+    model: str | None = None,
+    settings: Settings = (),
+) -> None:
+    """Answer over HTTP: recommendations, similar items, events, stock; GET /openapi.json describes it.
+
+    Parameters
+    ----------
+    run_directory
+        What was given to `sememe run --out`.
+    host
+        Address to listen on; without keys, only this machine is answered whatever it is.
+    port
+        0 takes a free one.
+    store
+        Where events are kept: sqlite:///FILE, valkey://HOST, postgresql://HOST/NAME; SQLite in RUN/serve if not given.
+    keys
+        File of API keys, made by `sememe new-key`.
+    rules
+        JSON file of rules that requests may name.
+    model
+        The row of the run that answers.
+    settings
+        path=value, e.g. batching.budget_ms=100; sememe/serve/settings.py has them all.
+    """
+    from sememe.cli.serve import parse_settings, run_server
+
+    run_server(
+        console,
+        run_directory,
+        address=(host, port),
+        store=store,
+        keys=keys,
+        rules=rules,
+        model=model,
+        settings=parse_settings(settings),
+    )
+
+
+@app.command
+def new_key(
+    file: Path,
+    /,
+    *,
+    name: str = "key",
+    scopes: Annotated[tuple[str, ...], cyclopts.Parameter(name="--scope", negative="")] = ("read",),
+    per_second: float | None = None,
+) -> None:
+    """Make an API key for `sememe serve --keys FILE`, and print it; the file holds a hash of it only.
+
+    Parameters
+    ----------
+    file
+        JSON file of keys, made where there is none; a running server takes the change in.
+    name
+        Whose key it is.
+    scopes
+        read, write or admin; may be repeated.
+    per_second
+        How often it may call in the long run; as often as it wants if not given.
+    """
+    from sememe.cli.serve import add_key
+
+    add_key(console, file, name=name, scopes=scopes, per_second=per_second)
+
+
+@app.command
 def doctor(*, as_json: AsJson = False) -> None:
     """Say what this machine can do, and how to get what is missing.
 

@@ -109,6 +109,11 @@ def reproducible(device: torch.device, *, threads: int) -> Iterator[None]:
         filling.fill_uninitialized_memory = fill
 
 
+def limit_threads(threads: int) -> None:
+    """Have torch compute with so many threads in this process from now on: for one that computes in threads itself."""
+    torch.set_num_threads(threads)
+
+
 def keep_freed_memory() -> bool:
     """Let this process keep freed memory for its next step; False where the C library is not glibc.
 

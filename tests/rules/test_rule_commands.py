@@ -8,9 +8,32 @@ from sources import ROOT
 from sememe.cli.main import app
 
 # Adding a verb is a decision, so it is written down here; settings are not flags, they go through `--set`.
-VERBS = {"demo", "recipes", "show", "diff", "check", "run", "evaluate", "codes", "recommend", "doctor"}
+VERBS = {
+    "demo",
+    "recipes",
+    "show",
+    "diff",
+    "check",
+    "run",
+    "evaluate",
+    "codes",
+    "recommend",
+    "serve",
+    "new-key",
+    "doctor",
+}
 # Loaded only by the verb that needs them.
-HEAVY = ("torch", "transformers", "sentence_transformers", "sklearn", "matplotlib", "tensorboard", "implicit")
+HEAVY = (
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "sklearn",
+    "matplotlib",
+    "tensorboard",
+    "implicit",
+    "fastapi",
+    "uvicorn",
+)
 
 HELP = """
 import sys
