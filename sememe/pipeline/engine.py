@@ -185,7 +185,7 @@ class Engine:
             ConfigError: a rule that there is not.
         """
         serving = self._serving
-        resolved = [_resolve(serving, request) for request in requests]
+        resolved = [resolve(serving, request) for request in requests]
         asked = [one.asked for one in resolved]
         answers: dict[int, Answer] = {}
         for rows in serving.answerer.groups(asked):
@@ -196,7 +196,9 @@ class Engine:
 
 
 @dataclass(frozen=True, eq=False)
-class _Resolved:
+class Resolved:
+    """A request in indices."""
+
     asked: Asked
     unknown: tuple[Id, ...]
     """Ids that the run does not know."""
@@ -225,8 +227,8 @@ def _model_bytes(model: Any) -> int:
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
-def _resolve(serving: Serving, request: Request) -> _Resolved:
-    """`request` in indices."""
+def resolve(serving: Serving, request: Request) -> Resolved:
+    """`request` in the indices of what `serving` answers with.  Raises as `Engine.recommend` does."""
     if request.k < 1:
         raise DataError(f"k is {request.k}, and at least 1 item must be asked for", fix="give k >= 1")
     names = [*request.history, *request.exclude]
@@ -248,7 +250,7 @@ def _resolve(serving: Serving, request: Request) -> _Resolved:
         user=user,
         events=events,
     )
-    return _Resolved(asked, tuple(name for name, row in zip(names, found, strict=True) if row == UNKNOWN_ID))
+    return Resolved(asked, tuple(name for name, row in zip(names, found, strict=True) if row == UNKNOWN_ID))
 
 
 def _user(serving: Serving, user: Id) -> int:
@@ -275,7 +277,7 @@ def _allowed(serving: Serving, request: Request) -> ItemSet | None:
     return serving.rules.allowed(*request.rules)
 
 
-def _told(serving: Serving, one: _Resolved, ranked: Ranked, *, place: int) -> Answer:
+def _told(serving: Serving, one: Resolved, ranked: Ranked, *, place: int) -> Answer:
     """Row `place` of `ranked`, in ids."""
     items = ranked.items[place, : one.asked.k]
     listed = items[items != PAD]

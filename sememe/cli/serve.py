@@ -1,0 +1,102 @@
+"""The verbs `serve` and `new-key`."""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from rich.console import Console
+
+from sememe.core.config import apply_settings
+from sememe.core.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from sememe.serve.settings import ServeSettings
+
+PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "prometheus_client")
+
+
+def run_server(
+    console: Console,
+    run: Path,
+    *,
+    address: tuple[str, int],
+    store: str | None,
+    keys: Path | None,
+    rules: Path | None,
+    model: str | None,
+    settings: "ServeSettings",
+) -> None:
+    """Serve the run directory `run` at (host, port) until a signal comes.
+
+    Raises:
+        MissingExtraError: the packages of the extra `serve` are not installed.
+        ConfigError: an address that others can reach, without keys.
+    """
+    require_packages()
+    from sememe.serve.app import create_app
+    from sememe.serve.keys import KeyRing
+    from sememe.serve.metrics import Metrics
+    from sememe.serve.rule_file import read_rules
+    from sememe.serve.served import Served
+    from sememe.serve.server import serve
+    from sememe.serve.service import Service
+    from sememe.serve.stores.open import open_store
+    from sememe.train.device import limit_threads
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    ring = KeyRing(keys)
+    named = {} if rules is None else read_rules(rules)
+    logging.getLogger("sememe").setLevel(logging.WARNING)
+    served = Served.load(run, model=model, rules=named, cache_bytes=settings.cache_mb * 2**20)
+    url = store or default_store(run)
+    # Requests share the processor by threads of the server; more threads for one of them would stand in their way.
+    limit_threads(1)
+    opened = open_store(url, timeout=settings.store_seconds)
+    service = Service(served, opened, settings=settings, metrics=Metrics())
+    say(f"model {served.row} {served.version}, {served.engine.path}; store {url.partition('@')[2] or url}")
+    if not ring.required:
+        say("no --keys: only this machine may connect")
+    app = create_app(service, ring)
+    serve(app, service, host=address[0], port=address[1], told=lambda where: say(f"listening on {where}"))
+    say("stopped")
+
+
+def require_packages() -> None:
+    """Raise MissingExtraError for the first package that is not installed."""
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, extra="serve", purpose="a server")
+
+
+def default_store(run: Path) -> str:
+    """SQLite beside the run's stages."""
+    if not (run / "run.json").is_file():
+        raise ConfigError(f"{run} holds no finished run", fix="give what was given to `sememe run --out`")
+    (run / "serve").mkdir(exist_ok=True)
+    return f"sqlite:///{quote(str((run / 'serve' / 'store.sqlite').resolve()))}"
+
+
+def parse_settings(texts: Sequence[str]) -> "ServeSettings":
+    """The default settings with `path=value` applied.  Raises ConfigError for a path that there is not."""
+    from sememe.serve.settings import ServeSettings
+
+    pairs = [text.partition("=") for text in texts]
+    for text, (_, equals, _) in zip(texts, pairs, strict=True):
+        if not equals:
+            raise ConfigError(f"--set {text} has no value", fix="write e.g. --set batching.budget_ms=100")
+    return apply_settings(ServeSettings(), {path.strip(): value.strip() for path, _, value in pairs})
+
+
+def add_key(console: Console, file: Path, *, name: str, scopes: tuple[str, ...], per_second: float | None) -> None:
+    """Make a key, and print it: the one time that it can be read."""
+    require_packages()
+    from sememe.serve.keys import make_key
+
+    key = make_key(file, name=name, scopes=scopes, per_second=per_second)
+    console.print(f"{file} holds a hash of it; the key itself is shown only here:", markup=False, soft_wrap=True)
+    print(key)

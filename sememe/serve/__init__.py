@@ -1,0 +1,1 @@
+"""A run behind HTTP: routes, batching, stores of events and items, and a page."""

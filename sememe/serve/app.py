@@ -1,0 +1,280 @@
+"""Routes of the API, and nothing else: who may call them, what they take and give, which part of the service answers.
+
+A route is a line of `ROUTES`.  Bodies are read and checked by pydantic straight from the bytes, and answers written the
+same way: what FastAPI would do on the way costs more than the answer; its document of the API is complete all the same.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, TypeAdapter
+from starlette.exceptions import HTTPException
+
+from sememe import __version__
+from sememe.serve import wire
+from sememe.serve.document import describe, problem_answers
+from sememe.serve.gate import Gate
+from sememe.serve.keys import KeyRing
+from sememe.serve.metrics import MEDIA_TYPE as METRICS_TYPE
+from sememe.serve.problems import MEDIA_TYPE, HttpProblem, problem_of
+from sememe.serve.scopes import Scope
+from sememe.serve.service import Service
+
+_log = logging.getLogger(__name__)
+
+Call = Callable[[Service, Any, str], Awaitable[BaseModel]]
+"""(service, body, user id of the path) -> answer"""
+
+
+@dataclass(frozen=True)
+class Route:
+    """One line of the API."""
+
+    method: str
+    path: str
+    call: Call
+    answer: type[BaseModel]
+    summary: str
+    scope: Scope | None = "read"
+    """None: open to whoever may connect, for what watches the server."""
+    body: Any = None
+    """Type of the body; None: none is read."""
+    cost: Callable[[Any], int] = lambda _: 1
+    """What a call costs of the key's rate."""
+
+    @property
+    def name(self) -> str:
+        """Of the operation, and of the route in metrics."""
+        return f"{self.method.lower()} {self.path}"
+
+
+async def _recommend(service: Service, body: wire.RecommendRequest, _: str) -> BaseModel:
+    return await service.recommend(body)
+
+
+async def _recommend_batch(service: Service, body: wire.RecommendBatchRequest, _: str) -> BaseModel:
+    return await service.recommend_batch(body.requests)
+
+
+async def _similar(service: Service, body: wire.SimilarRequest, _: str) -> BaseModel:
+    return await service.similar(body)
+
+
+async def _events(service: Service, body: wire.Event | wire.EventBatch, _: str) -> BaseModel:
+    return await service.append(_all_events(body))
+
+
+async def _stock(service: Service, body: wire.StockRequest, _: str) -> BaseModel:
+    return await service.put_stock(body)
+
+
+async def _export(service: Service, _: None, user_id: str) -> BaseModel:
+    return await service.export_user(user_id)
+
+
+async def _delete(service: Service, _: None, user_id: str) -> BaseModel:
+    return await service.delete_user(user_id)
+
+
+async def _model(service: Service, _: None, __: str) -> BaseModel:
+    return service.model()
+
+
+async def _health(service: Service, _: None, __: str) -> BaseModel:
+    return service.health()
+
+
+async def _ready(service: Service, _: None, __: str) -> BaseModel:
+    return await service.ready()
+
+
+def _all_events(body: wire.Event | wire.EventBatch) -> list[wire.Event]:
+    return body.events if isinstance(body, wire.EventBatch) else [body]
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/recommend",
+        _recommend,
+        wire.RecommendAnswer,
+        "Recommend items to a user, or for a history.",
+        body=wire.RecommendRequest,
+    ),
+    Route(
+        "POST",
+        "/v1/recommend:batch",
+        _recommend_batch,
+        wire.RecommendBatchAnswer,
+        "Answer many requests at once.",
+        body=wire.RecommendBatchRequest,
+        cost=lambda body: len(body.requests),
+    ),
+    Route("POST", "/v1/similar", _similar, wire.SimilarAnswer, "Find items like others.", body=wire.SimilarRequest),
+    Route(
+        "POST",
+        "/v1/events",
+        _events,
+        wire.EventsAnswer,
+        "Keep one event or many: durable when answered, once per event id.",
+        scope="write",
+        body=wire.Events,
+        cost=lambda body: len(_all_events(body)),
+    ),
+    Route(
+        "PUT",
+        "/v1/stock",
+        _stock,
+        wire.StockAnswer,
+        "Say which items can be had; the others are in no list from then on.",
+        scope="write",
+        body=wire.StockRequest,
+    ),
+    Route("GET", "/v1/users/{user_id}", _export, wire.UserAnswer, "Export what is held of a user.", scope="admin"),
+    Route("DELETE", "/v1/users/{user_id}", _delete, wire.DeleteAnswer, "Delete what is held of a user.", scope="admin"),
+    Route("GET", "/v1/model", _model, wire.ModelAnswer, "Tell what answers."),
+    Route("GET", "/v1/health", _health, wire.HealthAnswer, "Tell that the process lives.", scope=None),
+    Route("GET", "/v1/ready", _ready, wire.ReadyAnswer, "Tell whether requests should be sent here.", scope=None),
+)
+
+
+def create_app(service: Service, keys: KeyRing) -> FastAPI:
+    """The application: `ROUTES`, the metrics, and problem documents for whatever goes wrong."""
+
+    @asynccontextmanager
+    async def live(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="Sememe", version=__version__, lifespan=live, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    for route in ROUTES:
+        app.add_api_route(
+            # A user's id may hold slashes.
+            route.path.replace("{user_id}", "{user_id:path}"),
+            _endpoint(route, service, keys),
+            methods=[route.method],
+            summary=route.summary,
+            operation_id=route.name,
+            response_model=None,
+            responses={200: {"model": route.answer}, **problem_answers(route)},
+        )
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics(request: Request) -> Response:
+        if keys.required:
+            keys.holder(request.headers.get("authorization")).require("read")
+        return Response(service.metrics.page(), media_type=METRICS_TYPE)
+
+    app.add_exception_handler(HTTPException, _unrouted)
+    app.add_exception_handler(HttpProblem, _problem)
+    app.add_middleware(Gate, service=service, keys=keys)
+    describe(app, ROUTES)
+    return app
+
+
+def _endpoint(route: Route, service: Service, keys: KeyRing) -> Callable[[Request], Awaitable[Response]]:
+    """What answers a request to `route`."""
+    adapter = None if route.body is None else TypeAdapter(route.body)
+    path_id = TypeAdapter(wire.Id)
+
+    async def answer(request: Request) -> Response:
+        holder = None
+        if keys.required and route.scope is not None:
+            holder = keys.holder(request.headers.get("authorization"))
+            holder.require(route.scope)
+            holder.pay(1)
+        body = None
+        if adapter is not None:
+            body = adapter.validate_json(await _read(request, service))
+            if holder is not None and route.cost(body) > 1:
+                holder.bucket.take(route.cost(body) - 1)
+        user_id = path_id.validate_python(request.path_params["user_id"]) if "user_id" in request.path_params else ""
+        told = await route.call(service, body, user_id)
+        return Response(told.__pydantic_serializer__.to_json(told, exclude_none=True), media_type="application/json")
+
+    async def measured(request: Request) -> Response:
+        started, status = time.perf_counter(), 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the client gets a problem document
+            problem = problem_of(error)
+            status = int(problem.status)
+            if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                _log.exception("%s failed", route.name)
+            response = _as_response(problem)
+        finally:
+            service.metrics.tell_request(route=route.name, status=status, seconds=time.perf_counter() - started)
+        return response
+
+    return measured
+
+
+async def _read(request: Request, service: Service) -> bytes:
+    """The body.  Raises HttpProblem where it is too large, not JSON, or too slow."""
+    limits = service.settings.limits
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # A page of another site can send other types without asking, and nothing else keeps it from a local server.
+    if kind != "application/json":
+        raise HttpProblem(
+            f"the body is {kind or 'of no type'}",
+            fix="send JSON with the header Content-Type: application/json",
+            status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        )
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.body_bytes:
+        raise _too_large(int(length), limits.body_bytes)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.read_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.body_bytes:
+                    raise _too_large(len(body), limits.body_bytes)
+    except TimeoutError:
+        raise HttpProblem(
+            f"the body did not come within {limits.read_seconds:g} seconds",
+            fix="send it in one go",
+            status=HTTPStatus.REQUEST_TIMEOUT,
+        ) from None
+    return bytes(body)
+
+
+def _too_large(size: int, most: int) -> HttpProblem:
+    return HttpProblem(
+        f"the body has {size:,} bytes or more, and at most {most:,} are taken",
+        fix="send less at once",
+        status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    )
+
+
+def _as_response(problem: HttpProblem) -> Response:
+    return Response(problem.document(), int(problem.status), headers=dict(problem.headers), media_type=MEDIA_TYPE)
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    return _as_response(problem_of(error))
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    """What no route takes: 404 and 405."""
+    assert isinstance(error, HTTPException), "registered for these"
+    status = HTTPStatus(error.status_code)
+    problem = HttpProblem(
+        f"{request.method} {request.url.path} is no route of this API",
+        fix="see /openapi.json for those there are",
+        status=status,
+    )
+    response = _as_response(problem)
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,89 @@
+"""The OpenAPI document: bodies, which routes read by themselves, and the problems that each route may answer with."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+
+from sememe.serve import wire
+from sememe.serve.problems import MEDIA_TYPE
+
+if TYPE_CHECKING:
+    from sememe.serve.app import Route
+
+WHEN = {
+    HTTPStatus.BAD_REQUEST: "The body is no JSON.",
+    HTTPStatus.UNAUTHORIZED: "No key, or an unknown one.",
+    HTTPStatus.FORBIDDEN: "The key has not the scope, or the caller may not connect.",
+    HTTPStatus.REQUEST_TIMEOUT: "The body came too slowly.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not marked as JSON.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "The request does not fit, or asks for what the model cannot do.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too much at once: wait as long as Retry-After says.",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "The headers are too long.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "The server failed.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The store is down, or the server is being stopped.",
+}
+OF_BODIES = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+}
+USER_ID = TypeAdapter(wire.IdText).json_schema()
+REF = "#/components/schemas/{model}"
+
+
+def problem_answers(route: "Route") -> dict[int | str, dict[str, Any]]:
+    """What `route` may answer beside what it is for."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": REF.format(model="Problem")}}}
+    return {
+        int(status): {"description": text, "content": content}
+        for status, text in WHEN.items()
+        if route.body is not None or status not in OF_BODIES
+    }
+
+
+def describe(app: FastAPI, routes: Sequence["Route"]) -> None:
+    """Have `app` describe the bodies and the keys of `routes` too."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            _complete(found, routes)
+            app.openapi_schema = found
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _complete(document: dict[str, Any], routes: Sequence["Route"]) -> None:
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    _, problem = _schema(wire.Problem, mode="serialization")
+    schemas.update(problem)
+    for route in routes:
+        operation = document["paths"][route.path][route.method.lower()]
+        # Where the server was started without keys, none is needed.
+        operation["security"] = [{"key": []}, {}] if route.scope is not None else [{}]
+        if "{user_id}" in route.path:
+            of_user = {"name": "user_id", "in": "path", "required": True, "schema": USER_ID}
+            operation["parameters"] = [of_user]
+        if route.body is not None:
+            schema, needed = _schema(route.body, mode="validation")
+            schemas.update(needed)
+            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _schema(kind: Any, *, mode: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(a schema of `kind`, the schemas by name that it and others refer to)"""
+    schema = TypeAdapter(kind).json_schema(mode=mode, ref_template=REF)
+    needed = schema.pop("$defs", {})
+    if isinstance(kind, type):
+        needed[kind.__name__] = schema
+        schema = {"$ref": REF.format(model=kind.__name__)}
+    return schema, needed

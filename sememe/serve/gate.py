@@ -1,0 +1,90 @@
+"""What stands before every route: who may connect where nobody is asked for a key, how long headers may be.
+
+Pure ASGI, since each request passes it.
+"""
+
+from http import HTTPStatus
+from ipaddress import ip_address
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sememe.serve.keys import KeyRing
+from sememe.serve.problems import MEDIA_TYPE, HttpProblem
+from sememe.serve.service import Service
+
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class Gate:
+    """Refuses, or lets pass; and asks clients to leave while the server is being stopped."""
+
+    def __init__(self, app: ASGIApp, *, service: Service, keys: KeyRing) -> None:
+        self._app, self._service, self._keys = app, service, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        problem = self._problem(scope)
+        if problem is not None:
+            await _refuse(problem, send)
+            return
+        await self._app(scope, receive, self._farewell(send) if self._service.draining else send)
+
+    def _problem(self, scope: Scope) -> HttpProblem | None:
+        headers = scope["headers"]
+        most = self._service.settings.limits.header_bytes
+        if sum(len(name) + len(value) for name, value in headers) + len(scope["raw_path"]) > most:
+            return HttpProblem(
+                f"the headers have more than {most:,} bytes",
+                fix="send fewer, or shorter ones",
+                status=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            )
+        if self._keys.required or (_is_local(scope) and _asks_for_local(scope)):
+            return None
+        return HttpProblem(
+            "without API keys, this server answers its own machine only",
+            fix="make a key, and start the server with it: sememe new-key FILE, sememe serve RUN --keys FILE",
+            status=HTTPStatus.FORBIDDEN,
+        )
+
+    def _farewell(self, send: Send) -> Send:
+        """`send`, which tells clients to come back on another connection, and so to another server."""
+
+        async def send_and_close(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            await send(message)
+
+        return send_and_close
+
+
+def _is_local(scope: Scope) -> bool:
+    """Whether the peer, or whom a local proxy speaks for, is on this machine."""
+    client = scope.get("client")
+    # A socket that is a file belongs to this machine.
+    if client is None:
+        return True
+    try:
+        address = ip_address(client[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool(address.is_loopback or (mapped is not None and mapped.is_loopback))
+
+
+def _asks_for_local(scope: Scope) -> bool:
+    """Whether the request names this machine: a page of another site that has its name resolve to here does not."""
+    hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    name, colon, port = (hosts[0] if hosts else "").rpartition(":")
+    host = name if colon and port.isdecimal() else (hosts[0] if hosts else "")
+    return host.lower() in LOCAL_HOSTS
+
+
+async def _refuse(problem: HttpProblem, send: Send) -> None:
+    body = problem.document()
+    headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), "connection": "close", **problem.headers}
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": int(problem.status), "headers": encoded})
+    await send({"type": "http.response.body", "body": body})

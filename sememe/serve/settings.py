@@ -1,0 +1,68 @@
+"""What a server may be told beside where to listen; each is a leaf for `sememe serve --set path=value`."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How requests meet in one search, and what happens when there are more than can be answered."""
+
+    workers: int = 2
+    """Threads that search."""
+    most: int = 32
+    """So many requests at most share a search."""
+    linger_ms: float = 0.0
+    """How long a request may wait for others while a worker is free: 0 means that only busy workers make batches."""
+    queue: int = 256
+    """Requests that may wait; the next one gets 429."""
+    bulk_queue: int = 4096
+    """Rows of batch requests that may wait, apart from the others, which go first."""
+    budget_ms: int = 250
+    """After so long a request is answered by the fallback, unless it says otherwise itself."""
+    bulk_budget_ms: int = 30_000
+    """The same for batch requests."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client may ask of the server; the API's own limits (items of a history, say) are in its description."""
+
+    body_bytes: int = 4 * 2**20
+    """The largest body; more gets 413."""
+    header_bytes: int = 16 * 2**10
+    """All headers together; more gets 431."""
+    read_seconds: float = 10.0
+    """A client that takes longer to send its headers, or its body, is let go (408)."""
+    connections: int = 1024
+    """The next one gets 503."""
+    calls: int = 64
+    """Calls to the store, other than histories, that may be under way or wait; the next one gets 429."""
+
+
+@dataclass(frozen=True)
+class Histories:
+    """How the store is read."""
+
+    newest: int = 50
+    """So many of a user's events in the store are read, and left out of lists; the run's own are read whole."""
+    retry_seconds: float = 1.0
+    """A store that is down is asked again after so long; until then answers do without."""
+    poll_seconds: float = 1.0
+    """How often stock that another replica changed is looked for."""
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """All of it."""
+
+    batching: Batching = Batching()
+    limits: Limits = Limits()
+    histories: Histories = Histories()
+    cache_mb: int = 64
+    """Room for histories that the compiled search has read."""
+    store_seconds: float = 2.0
+    """A store that does not answer within so long is down."""
+    drain_seconds: float = 2.0
+    """After SIGTERM, `ready` says 503 for so long before the server stops listening."""
+    stop_seconds: int = 30
+    """Requests still under way after that are cut off."""
