@@ -106,9 +106,17 @@ class CodeNodes(nn.Module):
         starts = self.get_buffer(f"starts_{depth}")
         return starts[nodes + 1] - starts[nodes]
 
+    def first_child(self, nodes: Tensor, *, depth: int) -> Tensor:
+        """The first child of each node of `depth`, whose siblings follow it; int64, shaped like `nodes`."""
+        return self.get_buffer(f"starts_{depth}")[nodes]
+
+    def most_children(self, depth: int) -> int:
+        """Of any node of `depth`."""
+        return int(self.get_buffer(f"starts_{depth}").diff().max())
+
     def children_of(self, nodes: Tensor, *, depth: int) -> Children:
         """All children of `nodes` (M,) of `depth`."""
-        first = self.get_buffer(f"starts_{depth}")[nodes]
+        first = self.first_child(nodes, depth=depth)
         counts = self.child_counts(nodes, depth=depth)
         owner = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), counts)
         # Within a run of equal owners, count up from the owner's first child.

@@ -255,13 +255,14 @@ class ItemWiseModel(nn.Module):
     def step(self, state: WritingState, codes: Tensor | None, parents: Tensor | None) -> Tensor:
         """(N, B, K) fp32 log-probabilities of the next level's codes; the protocol is `decode.protocol.StepModel`."""
         if codes is not None and parents is not None:
-            self._follow(state, codes, parents)
+            self.follow(state, codes, parents)
         rows, beams = state.nodes.shape
         hidden = state.hidden.unsqueeze(1).expand(-1, beams, -1).reshape(rows * beams, -1)
         log_probs = self.writer.next_level(hidden, state.prefix.flatten(0, 1), state.nodes.flatten())
         return log_probs.view(rows, beams, -1)
 
-    def _follow(self, state: WritingState, codes: Tensor, parents: Tensor) -> None:
+    def follow(self, state: WritingState, codes: Tensor, parents: Tensor) -> None:
+        """Let the hypotheses of `state` be those that `step` is told of; it does so itself."""
         level = state.level
         chosen = parents[..., None, None].expand(-1, -1, level, state.prefix.shape[-1])
         prefix = state.prefix.gather(1, chosen)
