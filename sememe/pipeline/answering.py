@@ -16,6 +16,7 @@ from sememe.decode.allowed import Allowed, AllowedByRow
 from sememe.decode.beam import BeamSearch
 from sememe.decode.item_set import ItemSet
 from sememe.decode.native.search import NativeSearch
+from sememe.pipeline.graphs import Graphs
 from sememe.pipeline.history_cache import HistoryCache
 from sememe.pipeline.recommend import Recommender
 from sememe.train.device import to_tensors
@@ -47,6 +48,8 @@ class Answerer:
     search: NativeSearch | None
     """The compiled search, where it can answer."""
     cache: HistoryCache
+    graphs: Graphs | None = None
+    """Searches recorded on a GPU, where there is one."""
 
     def groups(self, asked: Sequence[Asked]) -> list[list[int]]:
         """Rows of `asked` that one search can answer, not too many at once."""
@@ -90,8 +93,12 @@ class Answerer:
         return found.to_ranked(source="beam:code_log_prob")
 
     def _search(self, asked: Sequence[Asked], *, k: int, seen: Int32Array | None, allowed: Allowed) -> Ranked:
-        recommender = self.recommender
-        tensors = to_tensors(self.batch(asked), recommender.device)
+        recommender, batch = self.recommender, self.batch(asked)
+        if self.graphs is not None:
+            found = self.graphs.search(batch, k=k, seen=seen, allowed=allowed)
+            if found is not None:
+                return found.to_ranked(source="beam:code_log_prob")
+        tensors = to_tensors(batch, recommender.device)
         blocked = None if seen is None else torch.from_numpy(seen).to(recommender.device)
         rules = {} if allowed is None else {"allowed": allowed}
         with torch.inference_mode():

@@ -29,6 +29,7 @@ from sememe.decode.rules import Part, Rules
 from sememe.models.itemwise import ItemWiseModel
 from sememe.models.itemwise_export import export_itemwise, unsupported
 from sememe.pipeline.answering import Answerer, Asked
+from sememe.pipeline.graphs import Graphs
 from sememe.pipeline.history_cache import HistoryCache
 from sememe.pipeline.lookup import UNKNOWN_ID, Id, Lookup
 from sememe.pipeline.opened import Run, open_run
@@ -128,10 +129,12 @@ class Engine:
         if isinstance(run.recommender.model, torch.nn.Module):
             run.recommender.model.eval()
         trie = run.recommender.trie
+        graphs = Graphs.build(run.recommender) if run.recommender.device.type == "cuda" else None
+        path = f"torch: {reason}" if graphs is None else f"torch, recorded as CUDA graphs: {reason}"
         serving = Serving(
             run=run,
-            answerer=Answerer(run.recommender, search, HistoryCache(most_bytes=cache_bytes)),
-            path=f"torch: {reason}" if search is None else f"native: {search.path}",
+            answerer=Answerer(run.recommender, search, HistoryCache(most_bytes=cache_bytes), graphs),
+            path=path if search is None else f"native: {search.path}",
             rules=None if trie is None else Rules.start(trie),
             items=Lookup(run.world.interactions.item_ids),
             users=Lookup(run.world.interactions.user_ids),

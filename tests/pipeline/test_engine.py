@@ -16,6 +16,7 @@ from sememe.decode.native.paths import native_status
 from sememe.decode.predicates import OneOf
 from sememe.decode.rules import Rules, any_of, none_of
 from sememe.pipeline.engine import Answer, Engine, Request
+from sememe.pipeline.graphs import Graphs
 from sememe.pipeline.opened import Run, open_run
 from sememe.pipeline.recipe import Recipe, View
 from sememe.pipeline.run import run_recipe
@@ -58,6 +59,26 @@ def test_lists_are_those_of_the_run(run: Path, row: str, native: str) -> None:
     (answer,) = engine.recommend([Request(history=history, k=7, repeat_seen=True)])
     close(answer, opened.recommend(history=history, k=7, repeat_seen=True))
     assert not answer.short and answer.eligible is None and engine.nbytes > 0
+
+
+def test_searches_of_recorded_shapes_give_the_same_lists(run: Path) -> None:
+    plain = Engine.load(run, model="tiny:beam", native="off")
+    graphs = Graphs.build(plain.serving.answerer.recommender)
+    assert graphs is not None
+    recorded = Engine(replace(plain.serving, answerer=replace(plain.serving.answerer, graphs=graphs)))
+    for row in ("tiny", "tiny:rescored"):
+        assert Graphs.build(open_run(run, model=row).recommender) is None, "lists of more than a beam"
+    people = users(plain.serving.run)
+    asked = [Request(user=user, k=k) for user, k in zip(people, (3, 5, 7) * 3, strict=True)]
+    # The last two are what no recording holds: rules that differ within a batch, and a list longer than the beam.
+    plain.put_rules(plain.rules.define({"even": np.arange(len(plain.serving.items.ids)) % 2 == 0}))
+    recorded.put_rules(plain.rules)
+    ruled = [replace(one, rules=("even",)) for one in asked]
+    for batch in (asked[:1], asked, ruled, [asked[0], ruled[1]], [replace(asked[0], k=20)]):
+        for ours, theirs in zip(recorded.recommend(batch), plain.recommend(batch), strict=True):
+            assert ours.items == theirs.items and ours.eligible == theirs.eligible
+            np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
+    assert sorted(graphs.recorded) == [1, 64], "a request alone, and nine in the recording that holds them"
 
 
 @needs_kernel
