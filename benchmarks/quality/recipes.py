@@ -5,7 +5,11 @@ sememe run benchmarks.quality.recipes:itemwise_alone --data amazon2014_sports --
 
 from dataclasses import replace
 
+from sememe.data.batches import SequenceBatches
+from sememe.data.negatives import SharedNegatives
 from sememe.embed.text import TextEmbedder
+from sememe.models.itemwise import ItemWise
+from sememe.objectives.itemwise import ItemWiseLoss
 from sememe.pipeline.recipe import ContextTokenizer, Recipe, Tokenizer
 from sememe.recipes import item_knn, itemwise, popularity
 from sememe.sid.aligned import AlignedRqVae
@@ -23,7 +27,7 @@ def itemwise_alone() -> Recipe:
 
 
 def tokenizers() -> Recipe:
-    """One small generator on each tokenizer's codes, everything else equal: what the codes are worth.
+    """One small generator on each tokenizer's codes, three levels of 256, everything else equal: what codes are worth.
 
     sememe run benchmarks.quality.recipes:tokenizers --data amazon2014_beauty --out RUN --set seeds=[0,1,2]
     """
@@ -31,7 +35,7 @@ def tokenizers() -> Recipe:
         "balanced_sinkhorn": BalancedKMeans(assignment="sinkhorn"),
         "balanced_greedy": BalancedKMeans(assignment="greedy"),
         "rq_vae": RqVae(),
-        "product": ProductKMeans(),
+        "product": ProductKMeans(levels=3),
         "fsq": FiniteScalar(),
         "lsh": RandomPlanes(),
         "random": RandomCodes(),
@@ -55,6 +59,28 @@ def plum() -> Recipe:
 
 
 def judged_codes(name: str, tokenizer: Tokenizer | ContextTokenizer) -> Recipe:
-    """The item-wise generator at its demo size on the codes of `tokenizer`; lists are its beam alone."""
+    """The item-wise generator at its demo size with nothing but the codes of `tokenizer`; lists are its beam alone.
+
+    Items and nodes of the tree have no vectors of their own and no content, and no item head is trained: whatever the
+    generator knows of an item it knows by codes, so that random ones leave it what codes cannot help with.
+    """
     small = itemwise("demo")
-    return replace(small, name=name, tokenizer=tokenizer, views=(), rerank=None, baselines=())
+    assert isinstance(small.model, ItemWise)
+    blind = replace(
+        small.model,
+        item_embedding=False,
+        content=False,
+        cold_share=0.0,
+        depth=replace(small.model.depth, node_vectors=False),
+    )
+    return replace(
+        small,
+        name=name,
+        tokenizer=tokenizer,
+        model=blind,
+        objective=ItemWiseLoss(item_weight=0.0),
+        batches=SharedNegatives(SequenceBatches(max_history=200, targets_per_batch=768), negatives=1),
+        views=(),
+        rerank=None,
+        baselines=(),
+    )

@@ -19,6 +19,8 @@ from benchmarks.header import header, run_command, write_output
 from sememe.core.artifact import MANIFEST
 
 HERE = Path(__file__).resolve().parent
+OF_ITEMS = ("vectors", "codes")
+"""Stages whose names do not tell which model they belong to."""
 
 
 def record(run: Path, *, name: str, note: str) -> None:
@@ -31,7 +33,9 @@ def record(run: Path, *, name: str, note: str) -> None:
         for stage in (*entry["stages"].values(), *entry.get("views", {}).values()):
             # Seeds share some stages; the others are told apart by their seed.
             kind = stage.rpartition("-")[0]
-            seconds[f"{kind}, seed {entry['seed']}"] = stage_seconds(run / "stages" / stage)
+            # Recipes of one run may differ in what their items are made of.
+            told = f"{kind} of {entry['name']}" if kind in OF_ITEMS else kind
+            seconds[f"{told}, seed {entry['seed']}"] = stage_seconds(run / "stages" / stage)
         label = f"{entry['name']}, seed {entry['seed']}"
         log = run / "stages" / entry["stages"]["model"] / "logs" / "train.jsonl"
         if log.is_file():
