@@ -1,0 +1,263 @@
+"""A store in Valkey or Redis (6.2 or newer), which several machines share.
+
+    valkey-server --appendonly yes --appendfsync always --maxmemory-policy noeviction
+
+With these settings a reply is sent when the change is on the disk, and nothing is thrown out when memory runs short.  A
+server with others is refused, unless the store is opened with durable=False.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from sememe.core.errors import MissingExtraError
+from sememe.serve.stores import valkey_scripts as scripts
+from sememe.serve.stores.protocol import (
+    SCHEMA,
+    Appended,
+    Arrival,
+    DurabilityError,
+    ItemChange,
+    ItemRow,
+    Stock,
+    StoredEvent,
+    StoreDownError,
+    StoreFormatError,
+    newer_store,
+)
+from sememe.serve.stores.validate import (
+    MAX_LIMIT,
+    check_cursor,
+    check_events,
+    check_id,
+    check_item_ids,
+    check_limit,
+    decode_change,
+    encode_rows,
+    encode_stock,
+)
+
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+except ImportError as missing:
+    raise MissingExtraError("redis", extra="redis", purpose="a store in Valkey or Redis") from missing
+
+PREFIX = "sememe:"
+MOST_CONNECTIONS = 32
+# Users whose histories one script reads, and numbers that one script looks at: other requests wait for it.
+USERS_AT_ONCE = 200
+NUMBERS_AT_ONCE = 50_000
+DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+
+T = TypeVar("T")
+
+
+class ValkeyStore:
+    """Events and catalogue in one database of a Valkey or Redis server; made by `open`."""
+
+    def __init__(self, client: "redis.Redis", *, name: str) -> None:
+        # The types of redis-py are those of its blocking and its asynchronous client at once, which tell nothing.
+        self._client: Any = client
+        self._name = name
+        self._closed = False
+        self._append = self._client.register_script(scripts.APPEND)
+        self._histories = self._client.register_script(scripts.HISTORIES)
+        self._since = self._client.register_script(scripts.SINCE)
+        self._delete_user = self._client.register_script(scripts.DELETE_USER)
+        self._change = self._client.register_script(scripts.CHANGE)
+        self._changes = self._client.register_script(scripts.CHANGES)
+
+    @classmethod
+    def open(cls, url: str, *, name: str, timeout: float = 5.0, durable: bool = True) -> "ValkeyStore":
+        """Open the store in the database at `url`.
+
+        Args:
+            url: `redis://USER:PASSWORD@HOST:PORT/DB`, or `rediss://` with TLS.
+            name: what messages call the store.
+            timeout: seconds to wait for an answer, and for a connection.
+            durable: whether to refuse a server that may forget what it acknowledged.
+
+        Raises:
+            StoreDownError: there is no answer.
+            StoreFormatError: a store of a newer version, or a server that is too old.
+            DurabilityError: the server may forget acknowledged events, and `durable`.
+        """
+        pool = redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=MOST_CONNECTIONS,
+            timeout=timeout,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            decode_responses=True,
+            # Connections that a restart of the server cut are dead, and a second try finds a new one.  What timed out
+            # is not tried again: the wait would be twice the timeout.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
+        store = cls(redis.Redis(connection_pool=pool), name=name)
+        try:
+            if durable:
+                store._check_durable()
+            store._check_format()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def append(self, events: Sequence[StoredEvent]) -> Appended:
+        """As in `EventStore`.
+
+        Where the connection broke between the server's work and its reply, the second try counts the events of the
+        first as duplicates.
+        """
+        unique = check_events(events)
+        if not unique:
+            return Appended(accepted=0, duplicates=0)
+        keys = _keys("cursor", "ids", "events")
+        places: dict[str, int] = {}
+        values: list[str | int] = []
+        for event in unique:
+            if event.user_id not in places:
+                keys.append(_user_key(event.user_id))
+                places[event.user_id] = len(keys)
+            values += [event.event_id, places[event.user_id], event.timestamp, _encode(event)]
+        accepted = self._asked(partial(self._append, keys=keys, args=values))
+        return Appended(accepted=accepted, duplicates=len(events) - accepted)
+
+    def history(self, user_id: str, *, limit: int) -> list[StoredEvent]:
+        """As in `EventStore`."""
+        return self.histories([user_id], limit=limit)[0]
+
+    def histories(self, user_ids: Sequence[str], *, limit: int) -> list[list[StoredEvent]]:
+        """As in `EventStore`; a moment of its own for every 200 users."""
+        check_limit(limit)
+        users = [_user_key(check_id(user_id)) for user_id in user_ids]
+        found: list[list[StoredEvent]] = []
+        for start in range(0, len(users), USERS_AT_ONCE):
+            keys = [*_keys("events"), *users[start : start + USERS_AT_ONCE]]
+            for history in self._asked(partial(self._histories, keys=keys, args=[limit])):
+                found.append([StoredEvent(*json.loads(event)) for event in reversed(history)])
+        return found
+
+    def recent_items(self, user_id: str, *, limit: int) -> list[str]:
+        """As in `EventStore`."""
+        return [event.item_id for event in self.history(user_id, limit=limit)]
+
+    def since(self, cursor: int, *, limit: int) -> list[Arrival]:
+        """As in `EventStore`: the server runs one script at a time, so no number can appear late."""
+        place = check_cursor(cursor)
+        last = place + 1
+        check_limit(limit)
+        arrivals: list[Arrival] = []
+        while place < last and len(arrivals) < limit:
+            values = [place, limit - len(arrivals), NUMBERS_AT_ONCE]
+            told = self._asked(partial(self._since, keys=_keys("events", "cursor"), args=values))
+            place, last, found = int(told[0]), int(told[1]), told[2]
+            pairs = zip(found[::2], found[1::2], strict=True)
+            arrivals += [Arrival(int(number), StoredEvent(*json.loads(event))) for number, event in pairs]
+        return arrivals
+
+    def export_user(self, user_id: str) -> list[StoredEvent]:
+        """As in `EventStore`."""
+        return self.history(user_id, limit=MAX_LIMIT)
+
+    def delete_user(self, user_id: str) -> int:
+        """As in `EventStore`."""
+        keys = [_user_key(check_id(user_id)), *_keys("ids", "events")]
+        return int(self._asked(partial(self._delete_user, keys=keys)))
+
+    def put_items(self, rows: Sequence[ItemRow]) -> int:
+        """As in `CatalogueStore`."""
+        return self._changed("put", encode_rows(rows))
+
+    def remove_items(self, item_ids: Sequence[str]) -> int:
+        """As in `CatalogueStore`."""
+        return self._changed("remove", dict.fromkeys(check_item_ids(item_ids), ""))
+
+    def set_stock(self, stock: Mapping[str, Stock]) -> int:
+        """As in `CatalogueStore`."""
+        return self._changed("stock", encode_stock(stock))
+
+    def changes_since(self, version: int, *, limit: int) -> list[ItemChange]:
+        """As in `CatalogueStore`."""
+        values = [check_cursor(version, name="version"), check_limit(limit)]
+        keys = _keys("changes", "fields", "stock", "removed")
+        return [
+            decode_change(int(number), item_id, fields=fields, removed=bool(removed), stock=stock)
+            for number, item_id, fields, removed, stock in self._asked(partial(self._changes, keys=keys, args=values))
+        ]
+
+    def ping(self) -> None:
+        """As in `EventStore`."""
+        self._asked(self._client.ping)
+
+    def close(self) -> None:
+        """As in `EventStore`."""
+        self._closed = True
+        self._client.connection_pool.disconnect()
+
+    def _changed(self, action: str, items: Mapping[str, str]) -> int:
+        values = [part for item in items.items() for part in item]
+        keys = _keys("version", "changes", "fields", "stock", "removed")
+        return int(self._asked(partial(self._change, keys=keys, args=[action, *values])))
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        if self._closed:
+            raise StoreDownError(f"the store {self._name} was closed", fix="open the store again")
+        try:
+            return question()
+        except redis.RedisError as error:
+            raise StoreDownError(f"the store {self._name} did not do its work: {error}", fix=_fix(error)) from error
+
+    def _check_durable(self) -> None:
+        """Raises DurabilityError where the server may forget what it acknowledged, or does not tell."""
+        by_hand = "set {} on the server yourself and open the store with durable=False"
+        settings = " ".join(f"{name} {value}" for name, value in DURABLE.items())
+        try:
+            # One by one: only Redis 7 and newer tell several settings at once.
+            told = {name: self._client.config_get(name).get(name) for name in DURABLE}
+        except (redis.ResponseError, redis.exceptions.NoPermissionError) as error:
+            raise DurabilityError(
+                f"the store {self._name} does not tell its settings: {error}",
+                fix=f"allow CONFIG GET to its user, or {by_hand.format(settings)}",
+            ) from error
+        except redis.RedisError as error:
+            raise StoreDownError(f"the store {self._name} does not answer: {error}", fix=_fix(error)) from error
+        wrong = {name: value for name, value in DURABLE.items() if told[name] != value}
+        if wrong:
+            has = ", ".join(f"{name} {told[name]}" for name in wrong)
+            commands = "; ".join(f"CONFIG SET {name} {value}" for name, value in wrong.items())
+            raise DurabilityError(
+                f"the store {self._name} has {has}, and would forget acknowledged events in a crash",
+                fix=f"{commands}; and in its configuration file; or open the store with durable=False",
+            )
+
+    def _check_format(self) -> None:
+        schema = f"{PREFIX}schema"
+        self._asked(partial(self._client.set, schema, SCHEMA, nx=True))
+        version = self._asked(partial(self._client.get, schema))
+        if not str(version).isdecimal():
+            raise StoreFormatError(f"{schema} of {self._name} is of another program", fix="give another database")
+        if int(version) != SCHEMA:
+            raise newer_store(self._name, version=int(version))
+
+
+def _keys(*names: str) -> list[str]:
+    return [PREFIX + name for name in names]
+
+
+def _user_key(user_id: str) -> str:
+    return f"{PREFIX}user:{user_id}"
+
+
+def _encode(event: StoredEvent) -> str:
+    fields = [event.event_id, event.user_id, event.item_id, event.timestamp, event.event_type, event.value]
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _fix(error: Exception) -> str:
+    if isinstance(error, redis.AuthenticationError):
+        return "give user and password in its address: valkey://USER:PASSWORD@HOST:PORT/DB"
+    return "see that the server runs, can be reached and has memory and disk left, then send the request again"
