@@ -4,7 +4,6 @@ A route is a line of `ROUTES`.  Bodies are read and checked by pydantic straight
 same way: what FastAPI would do on the way costs more than the answer; its document of the API is complete all the same.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,14 +15,17 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, TypeAdapter
 from starlette.exceptions import HTTPException
+from starlette.types import Receive
+from starlette.types import Scope as Connection
 
 from sememe import __version__
 from sememe.serve import wire
 from sememe.serve.document import describe, problem_answers
+from sememe.serve.exchange import Endpoint, Reply, read_body
 from sememe.serve.gate import Gate
 from sememe.serve.keys import KeyRing
 from sememe.serve.metrics import MEDIA_TYPE as METRICS_TYPE
-from sememe.serve.problems import MEDIA_TYPE, HttpProblem, problem_of
+from sememe.serve.problems import HttpProblem, problem_of
 from sememe.serve.scopes import Scope
 from sememe.serve.service import Service
 
@@ -145,8 +147,11 @@ ROUTES = (
 )
 
 
-def create_app(service: Service, keys: KeyRing) -> FastAPI:
-    """The application: `ROUTES`, the metrics, and problem documents for whatever goes wrong."""
+def create_app(service: Service, keys: KeyRing) -> Gate:
+    """The application: `ROUTES`, the metrics, and problem documents for whatever goes wrong.
+
+    FastAPI describes all routes, and answers those with an id in their path; the gate finds the others by itself.
+    """
 
     @asynccontextmanager
     async def live(_: FastAPI) -> AsyncIterator[None]:
@@ -157,11 +162,12 @@ def create_app(service: Service, keys: KeyRing) -> FastAPI:
     app = FastAPI(
         title="Sememe", version=__version__, lifespan=live, docs_url=None, redoc_url=None, redirect_slashes=False
     )
-    for route in ROUTES:
+    endpoints = {route: _endpoint(route, service, keys) for route in ROUTES}
+    for route, endpoint in endpoints.items():
         app.add_api_route(
             # A user's id may hold slashes.
             route.path.replace("{user_id}", "{user_id:path}"),
-            _endpoint(route, service, keys),
+            _routed(endpoint),
             methods=[route.method],
             summary=route.summary,
             operation_id=route.name,
@@ -177,104 +183,69 @@ def create_app(service: Service, keys: KeyRing) -> FastAPI:
 
     app.add_exception_handler(HTTPException, _unrouted)
     app.add_exception_handler(HttpProblem, _problem)
-    app.add_middleware(Gate, service=service, keys=keys)
     describe(app, ROUTES)
-    return app
+    direct = {(route.method, route.path): endpoint for route, endpoint in endpoints.items() if "{" not in route.path}
+    return Gate(app, direct, service=service, keys=keys)
 
 
-def _endpoint(route: Route, service: Service, keys: KeyRing) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(route: Route, service: Service, keys: KeyRing) -> Endpoint:
     """What answers a request to `route`."""
     adapter = None if route.body is None else TypeAdapter(route.body)
     path_id = TypeAdapter(wire.Id)
 
-    async def answer(request: Request) -> Response:
+    async def answer(scope: Connection, receive: Receive) -> bytes:
+        headers = dict(scope["headers"])
         holder = None
         if keys.required and route.scope is not None:
-            holder = keys.holder(request.headers.get("authorization"))
+            holder = keys.holder(headers.get(b"authorization", b"").decode("latin-1"))
             holder.require(route.scope)
             holder.pay(1)
         body = None
         if adapter is not None:
-            body = adapter.validate_json(await _read(request, service))
+            body = adapter.validate_json(await read_body(headers, receive, limits=service.settings.limits))
             if holder is not None and route.cost(body) > 1:
                 holder.bucket.take(route.cost(body) - 1)
-        user_id = path_id.validate_python(request.path_params["user_id"]) if "user_id" in request.path_params else ""
+        parameters = scope.get("path_params", {})
+        user_id = path_id.validate_python(parameters["user_id"]) if "user_id" in parameters else ""
         told = await route.call(service, body, user_id)
-        return Response(told.__pydantic_serializer__.to_json(told, exclude_none=True), media_type="application/json")
+        return told.__pydantic_serializer__.to_json(told, exclude_none=True)
 
-    async def measured(request: Request) -> Response:
-        started, status = time.perf_counter(), 500
+    async def measured(scope: Connection, receive: Receive) -> Reply:
+        started = time.perf_counter()
         try:
-            response = await answer(request)
-            status = response.status_code
+            reply = Reply(HTTPStatus.OK, await answer(scope, receive))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the client gets a problem document
             problem = problem_of(error)
-            status = int(problem.status)
-            if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 _log.exception("%s failed", route.name)
-            response = _as_response(problem)
-        finally:
-            service.metrics.tell_request(route=route.name, status=status, seconds=time.perf_counter() - started)
-        return response
+            reply = Reply.of_problem(problem)
+        service.metrics.tell_request(route=route.name, status=int(reply.status), seconds=time.perf_counter() - started)
+        return reply
 
     return measured
 
 
-async def _read(request: Request, service: Service) -> bytes:
-    """The body.  Raises HttpProblem where it is too large, not JSON, or too slow."""
-    limits = service.settings.limits
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # A page of another site can send other types without asking, and nothing else keeps it from a local server.
-    if kind != "application/json":
-        raise HttpProblem(
-            f"the body is {kind or 'of no type'}",
-            fix="send JSON with the header Content-Type: application/json",
-            status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        )
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.body_bytes:
-        raise _too_large(int(length), limits.body_bytes)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(limits.read_seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limits.body_bytes:
-                    raise _too_large(len(body), limits.body_bytes)
-    except TimeoutError:
-        raise HttpProblem(
-            f"the body did not come within {limits.read_seconds:g} seconds",
-            fix="send it in one go",
-            status=HTTPStatus.REQUEST_TIMEOUT,
-        ) from None
-    return bytes(body)
+def _routed(endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+    """`endpoint` as FastAPI calls it."""
 
+    async def answer(request: Request) -> Response:
+        return (await endpoint(request.scope, request.receive)).as_response()
 
-def _too_large(size: int, most: int) -> HttpProblem:
-    return HttpProblem(
-        f"the body has {size:,} bytes or more, and at most {most:,} are taken",
-        fix="send less at once",
-        status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    )
-
-
-def _as_response(problem: HttpProblem) -> Response:
-    return Response(problem.document(), int(problem.status), headers=dict(problem.headers), media_type=MEDIA_TYPE)
+    return answer
 
 
 async def _problem(_: Request, error: Exception) -> Response:
-    return _as_response(problem_of(error))
+    return Reply.of_problem(problem_of(error)).as_response()
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:
     """What no route takes: 404 and 405."""
     assert isinstance(error, HTTPException), "registered for these"
-    status = HTTPStatus(error.status_code)
     problem = HttpProblem(
         f"{request.method} {request.url.path} is no route of this API",
         fix="see /openapi.json for those there are",
-        status=status,
+        status=HTTPStatus(error.status_code),
     )
-    response = _as_response(problem)
+    response = Reply.of_problem(problem).as_response()
     response.headers.update(error.headers or {})
     return response

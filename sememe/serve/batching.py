@@ -1,8 +1,8 @@
 """Requests that wait are answered together: micro-batches that grow with the load, and nobody waits without an end.
 
-A free worker takes at once what waits, up to so many; while all workers are busy, what comes waits, and the next batch
-is larger.  Two lines: requests for which somebody waits, and rows of bulk requests, which come second.  Both are
-bounded, and who finds them full is told so at once.  Everything but `answer` runs on the event loop.
+A free worker takes at once what came together, up to so many; while all workers are busy, what comes waits, and the
+next batch is larger.  Two lines: requests for which somebody waits, and rows of bulk requests, which come second.  Both
+are bounded, and who finds them full is told so at once.  Everything but `answer` runs on the event loop.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from sememe.serve.metrics import Metrics
@@ -44,7 +45,7 @@ class Batcher(Generic[Asked, Told]):
         self._lines: tuple[deque[Waiting[Asked, Told]], ...] = (deque(), deque())
         self._idle = [ThreadPoolExecutor(1, f"sememe-{number}") for number in range(settings.workers)]
         self._workers = tuple(self._idle)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._seconds_each = 0.001
         """How long a request takes of a worker, as it was lately: what Retry-After is worked out from."""
 
@@ -104,13 +105,13 @@ class Batcher(Generic[Asked, Told]):
         return [one.answer for one in added]
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give idle workers what waits; or later, where there is time to wait for more."""
+        """Give idle workers what waits: when all that came with it is in line too, or later."""
         linger = self._settings.linger_ms / 1000
-        if linger and len(self._lines[0]) < self._settings.most and not self._lines[1]:
-            if self._timer is None and self._lines[0]:
-                self._timer = loop.call_later(linger, self._hand_out, loop)
-            return
-        self._hand_out(loop)
+        if len(self._lines[0]) >= self._settings.most:
+            self._hand_out(loop)
+        elif self._timer is None:
+            soon = loop.call_soon if self._lines[1] or not linger else partial(loop.call_later, linger)
+            self._timer = soon(self._hand_out, loop)
 
     def _hand_out(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is not None:

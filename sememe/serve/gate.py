@@ -3,13 +3,16 @@
 Pure ASGI, since each request passes it.
 """
 
+from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sememe.serve.exchange import Endpoint, Reply
 from sememe.serve.keys import KeyRing
-from sememe.serve.problems import MEDIA_TYPE, HttpProblem
+from sememe.serve.problems import HttpProblem
 from sememe.serve.service import Service
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -18,19 +21,28 @@ LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 class Gate:
     """Refuses, or lets pass; and asks clients to leave while the server is being stopped."""
 
-    def __init__(self, app: ASGIApp, *, service: Service, keys: KeyRing) -> None:
-        self._app, self._service, self._keys = app, service, keys
+    def __init__(
+        self, app: ASGIApp, direct: Mapping[tuple[str, str], Endpoint], *, service: Service, keys: KeyRing
+    ) -> None:
+        """direct: by method and path, what is answered without `app`: its way to a route takes longer than a list."""
+        self._app, self._direct, self._service, self._keys = app, direct, service, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._service.draining:
+            send = _farewell(send)
         problem = self._problem(scope)
         if problem is not None:
-            await _refuse(problem, send)
+            await Reply.of_problem(problem).send(send)
             return
-        await self._app(scope, receive, self._farewell(send) if self._service.draining else send)
+        endpoint = self._direct.get((scope["method"], scope["path"]))
+        if endpoint is None:
+            await self._app(scope, receive, send)
+        else:
+            await (await endpoint(scope, receive)).send(send)
 
     def _problem(self, scope: Scope) -> HttpProblem | None:
         headers = scope["headers"]
@@ -49,15 +61,16 @@ class Gate:
             status=HTTPStatus.FORBIDDEN,
         )
 
-    def _farewell(self, send: Send) -> Send:
-        """`send`, which tells clients to come back on another connection, and so to another server."""
 
-        async def send_and_close(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-            await send(message)
+def _farewell(send: Send) -> Send:
+    """`send`, which tells clients to come back on another connection, and so to another server."""
 
-        return send_and_close
+    async def send_and_close(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return send_and_close
 
 
 def _is_local(scope: Scope) -> bool:
@@ -66,8 +79,13 @@ def _is_local(scope: Scope) -> bool:
     # A socket that is a file belongs to this machine.
     if client is None:
         return True
+    return _is_loopback(client[0])
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(host: str) -> bool:
     try:
-        address = ip_address(client[0])
+        address = ip_address(host)
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
@@ -80,11 +98,3 @@ def _asks_for_local(scope: Scope) -> bool:
     name, colon, port = (hosts[0] if hosts else "").rpartition(":")
     host = name if colon and port.isdecimal() else (hosts[0] if hosts else "")
     return host.lower() in LOCAL_HOSTS
-
-
-async def _refuse(problem: HttpProblem, send: Send) -> None:
-    body = problem.document()
-    headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), "connection": "close", **problem.headers}
-    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": int(problem.status), "headers": encoded})
-    await send({"type": "http.response.body", "body": body})

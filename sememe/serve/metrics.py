@@ -45,6 +45,8 @@ class Metrics:
         self.store_failures = Counter(
             "sememe_store_failures_total", "Calls to a store that was down", ["operation"], registry=registry
         )
+        # Finding the numbers of a route costs more than counting.
+        self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._model = Gauge("sememe_model_info", "What answers: 1 for it", ["version", "row"], registry=registry)
 
     def tell_model(self, *, version: str, row: str) -> None:
@@ -54,8 +56,12 @@ class Metrics:
 
     def tell_request(self, *, route: str, status: int, seconds: float) -> None:
         """One request was answered."""
-        self.requests.labels(route=route, status=str(status)).inc()
-        self.request_seconds.labels(route=route).observe(seconds)
+        found = self._of_route.get((route, status))
+        if found is None:
+            found = self.requests.labels(route=route, status=str(status)), self.request_seconds.labels(route=route)
+            self._of_route[route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     @contextmanager
     def store_call(self, operation: str) -> Iterator[None]:

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sememe.serve.service import Service
@@ -112,7 +112,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def serve(app: FastAPI, service: Service, *, host: str, port: int, told: Callable[[str], None]) -> None:
+def serve(app: ASGIApp, service: Service, *, host: str, port: int, told: Callable[[str], None]) -> None:
     """Answer until a signal comes.
 
     Args:

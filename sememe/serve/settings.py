@@ -12,7 +12,7 @@ class Batching:
     most: int = 32
     """So many requests at most share a search."""
     linger_ms: float = 0.0
-    """How long a request may wait for others while a worker is free: 0 means that only busy workers make batches."""
+    """How long a request waits for others while a worker is free; 0: only for those that came with it."""
     queue: int = 256
     """Requests that may wait; the next one gets 429."""
     bulk_queue: int = 4096

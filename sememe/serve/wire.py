@@ -59,13 +59,13 @@ class RecommendRequest(Wire):
 
     user_id: Id | None = None
     """What the run and the store know of this user is read."""
-    history: Ids = []
+    history: Ids = Field(default_factory=list)
     """Item ids, oldest first, that come after what is known of the user; unknown ones are passed over and counted."""
     k: int = Field(default=10, ge=1, le=MOST_LISTED)
     """How many items."""
-    rules: Rules = []
+    rules: Rules = Field(default_factory=list)
     """All of them must hold of a recommended item: names of rules, or `any_of` or `none_of` several."""
-    exclude: Ids = []
+    exclude: Ids = Field(default_factory=list)
     """Items to leave out."""
     repeat_seen: StrictBool = False
     """Whether items that the user has had may come back."""
@@ -75,7 +75,7 @@ class RecommendRequest(Wire):
     """Whether the answer tells why."""
     titles: StrictBool = False
     """Whether items come with their titles."""
-    context: dict[Name, Scalar] = Field(default={}, max_length=32)
+    context: dict[Name, Scalar] = Field(default_factory=dict, max_length=32)
     """What else is known of the request: page, device.  It changes nothing in the answer."""
     budget_ms: int | None = Field(default=None, ge=1, le=60_000)
     """After so many milliseconds the fallback answers."""
@@ -150,7 +150,7 @@ class RecommendAnswer(Wire):
     history: Sources
     unknown: int
     """Ids of the request that the model does not know."""
-    degraded: list[str] = []
+    degraded: list[str] = Field(default_factory=list)
     """What was not as it should be: store_down, over_budget, engine_failed."""
     explanation: Explanation | None = None
 
@@ -172,8 +172,8 @@ class SimilarRequest(Wire):
 
     item_ids: list[Id] = Field(min_length=1, max_length=100)
     k: int = Field(default=10, ge=1, le=MOST_LISTED)
-    rules: Rules = []
-    exclude: Ids = []
+    rules: Rules = Field(default_factory=list)
+    exclude: Ids = Field(default_factory=list)
     titles: StrictBool = False
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from sememe.serve.service import Service
 from sememe.serve.stores.protocol import StoreDownError
@@ -35,7 +35,7 @@ class Flaky:
 class Server:
     """A started application, and what it is made of."""
 
-    app: FastAPI
+    app: ASGIApp
     http: TestClient
     service: Service
     store: Flaky

@@ -1,5 +1,6 @@
 """Lists over HTTP are those of the engine and of the run, whatever history they come from."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sememe.pipeline.engine import Request
 from sememe.pipeline.opened import open_run
 from sememe.rerank.diversity import Diversity, VectorLikeness
 from sememe.serve.served import Served
+from sememe.serve.wire import RecommendAnswer, RecommendRequest
 
 
 def pairs(answer: Any) -> list[tuple[str, float]]:
@@ -50,6 +52,28 @@ def test_a_batch_gives_the_lists_of_its_requests(server: Server) -> None:
         assert [item for item, _ in pairs(alone)] == [item for item, _ in pairs(answer)]
         np.testing.assert_allclose([s for _, s in pairs(alone)], [s for _, s in pairs(answer)], atol=1e-5)
     assert server.metric("sememe_batch_size_sum") > server.metric("sememe_batch_size_count")
+
+
+def test_requests_that_meet_in_one_search_get_the_lists_that_they_get_alone(server: Server) -> None:
+    ids, users = server.ids(), server.users()
+    server.http.put("/v1/stock", json={"stock": {ids[6]: False}})
+    asked = [RecommendRequest(user_id=user, k=1 + number % 20) for number, user in enumerate(users)]
+    asked += [RecommendRequest(history=ids[number : number + 4], exclude=ids[:number]) for number in range(20)]
+    asked += [RecommendRequest(), RecommendRequest(history=["x"]), RecommendRequest(user_id=users[0], diversity=0.3)]
+
+    async def ask_all() -> list[RecommendAnswer]:
+        return await asyncio.gather(*(server.service.recommend(one) for one in asked))
+
+    assert server.http.portal is not None
+    together = server.http.portal.call(ask_all)
+    batches = server.metric("sememe_batch_size_count")
+    assert batches <= 1 + len(asked) / 32
+    for one, answer in zip(asked, together, strict=True):
+        alone = server.http.portal.call(server.service.recommend, one)
+        assert [item.item_id for item in answer.items] == [item.item_id for item in alone.items]
+        np.testing.assert_allclose([i.score for i in answer.items], [i.score for i in alone.items], atol=1e-5)
+        assert answer.eligible == alone.eligible and answer.source == alone.source
+    assert server.metric("sememe_batch_size_count") == batches + len(asked)
 
 
 def test_the_history_is_that_of_the_run_then_of_the_store_then_of_the_request(server: Server) -> None:
