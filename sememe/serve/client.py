@@ -172,7 +172,7 @@ def _similar(
 
 
 def _send_events(events: Sequence[NewEvent]) -> _Call[Taken]:
-    return _Call("POST", "/v1/events", lambda told: Taken(**told), {"events": [asdict(event) for event in events]})
+    return _Call("POST", "/v1/events", _taken, {"events": [asdict(event) for event in events]})
 
 
 def _put_stock(stock: Mapping[str, bool | int]) -> _Call[Json]:
@@ -192,6 +192,10 @@ def _recommended(told: Json) -> Recommended:
         degraded=tuple(told["degraded"]),
         document=told,
     )
+
+
+def _taken(told: Json) -> Taken:
+    return Taken(accepted=told["accepted"], duplicates=told["duplicates"], unknown_items=told["unknown_items"])
 
 
 def _similar_items(told: Json) -> SimilarItems:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 
 from sememe.core.errors import ConfigError, DataError, SememeError
 from sememe.pipeline.lookup import UNKNOWN_ID
@@ -19,6 +20,7 @@ from sememe.serve.metrics import Metrics
 from sememe.serve.problems import HttpProblem
 from sememe.serve.served import Current, Served
 from sememe.serve.settings import ServeSettings
+from sememe.serve.shown import ShownLists
 from sememe.serve.stock import StockKeeper
 from sememe.serve.stores.protocol import Store, StoredEvent, StoreDownError
 from sememe.serve.wire import (
@@ -58,7 +60,8 @@ class Service:
     """Answers what the API is asked; used from one event loop, between `start` and `stop`."""
 
     def __init__(self, served: Served, store: Store, *, settings: ServeSettings, metrics: Metrics) -> None:
-        """Raises ConfigError where stock is kept in the store, and the model cannot hold it."""
+        """Raises ConfigError where stock is kept in the store, and the model cannot hold it; StoreDownError where the
+        folder of exposures cannot be made."""
         current = Current(served)
         histories = HistoryReader(store, settings=settings.histories, metrics=metrics)
         stock = StockKeeper(current, store, metrics)
@@ -69,6 +72,7 @@ class Service:
             lists.answer, settings=settings.batching, metrics=metrics
         )
         self._calls = Calls(most=settings.limits.calls)
+        self._shown = ShownLists(Path(settings.exposures)) if settings.exposures else None
         self._watch: asyncio.Task[None] | None = None
         metrics.tell_model(version=served.version, row=served.row)
         with contextlib.suppress(StoreDownError):
@@ -90,6 +94,8 @@ class Service:
         self._batcher.close()
         self._calls.close()
         self._parts.store.close()
+        if self._shown is not None:
+            self._shown.close()
 
     async def recommend(self, asked: RecommendRequest) -> RecommendAnswer:
         """A list for one request; by the fallback where the model takes too long.
@@ -102,9 +108,12 @@ class Service:
         lists.check(asked)
         budget = asked.budget_ms or self.settings.batching.budget_ms
         try:
-            return await self._batcher.ask(asked, within=budget / 1000)
+            answer = await self._batcher.ask(asked, within=budget / 1000)
         except OverBudgetError:
-            return lists.fall_back(asked, reason=OVER_BUDGET)
+            answer = lists.fall_back(asked, reason=OVER_BUDGET)
+        if self._shown is not None:
+            self._shown.write([asked], [answer])
+        return answer
 
     async def recommend_batch(self, asked: Sequence[RecommendRequest]) -> RecommendBatchAnswer:
         """A list for each request.  Raises as `recommend` does, for all of them or none."""
@@ -121,6 +130,8 @@ class Service:
             if isinstance(answer, Exception):
                 raise answer
             answers.append(answer)
+        if self._shown is not None:
+            self._shown.write(asked, answers)
         return RecommendBatchAnswer(answers=answers)
 
     async def similar(self, asked: SimilarRequest) -> SimilarAnswer:
@@ -237,12 +248,14 @@ class Service:
             )
             for event in events
         ]
-        return UserAnswer(user_id=user_id, events=told, trained_on=self._trained_on(user_id))
+        shown = [] if self._shown is None else self._shown.export_user(user_id)
+        return UserAnswer(user_id=user_id, events=told, trained_on=self._trained_on(user_id), shown=shown)
 
     def _delete(self, user_id: str) -> DeleteAnswer:
         with self.metrics.store_call("delete_user"):
             deleted = self._parts.store.delete_user(user_id)
-        return DeleteAnswer(user_id=user_id, deleted=deleted, trained_on=len(self._trained_on(user_id)))
+        shown = 0 if self._shown is None else self._shown.delete_user(user_id)
+        return DeleteAnswer(user_id=user_id, deleted=deleted, shown=shown, trained_on=len(self._trained_on(user_id)))
 
     def _trained_on(self, user_id: str) -> list[str]:
         """Items of the user's events in the data of the run."""

@@ -58,6 +58,8 @@ class ServeSettings:
     batching: Batching = Batching()
     limits: Limits = Limits()
     histories: Histories = Histories()
+    exposures: str = ""
+    """Folder of Parquet files that log which lists were shown; none is kept where empty."""
     cache_mb: int = 64
     """Room for histories that the compiled search has read."""
     store_seconds: float = 2.0

@@ -5,6 +5,7 @@ text from here on; 12 and "12" are the same.
 """
 
 from typing import Annotated, Any
+from uuid import uuid4
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictBool, Tag
 
@@ -138,6 +139,8 @@ class Explanation(Wire):
 class RecommendAnswer(Wire):
     """A list, best first."""
 
+    request_id: str = Field(default_factory=lambda: uuid4().hex)
+    """Under which the list stands in the log of what was shown."""
     items: list[Listed]
     source: str
     """Where scores come from; `fallback:...` where the model did not answer."""
@@ -236,6 +239,14 @@ class StoredEventWire(Wire):
     value: float | None = None
 
 
+class Shown(Wire):
+    """A list that was shown."""
+
+    request_id: str
+    timestamp: int
+    item_ids: list[str]
+
+
 class UserAnswer(Wire):
     """All that is held of a user."""
 
@@ -244,6 +255,8 @@ class UserAnswer(Wire):
     """Of the store, oldest first."""
     trained_on: list[str]
     """Items of the user's events in the data of the run."""
+    shown: list[Shown]
+    """Lists in the log of what was shown, where one is kept."""
 
 
 class DeleteAnswer(Wire):
@@ -252,6 +265,8 @@ class DeleteAnswer(Wire):
     user_id: str
     deleted: int
     """Events."""
+    shown: int
+    """Lists that were shown."""
     trained_on: int
     """Events of the user that the data of the run holds still: they go when a model is trained on data without them."""
 

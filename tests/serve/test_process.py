@@ -95,6 +95,7 @@ def test_slow_and_endless_headers_are_cut_off(process: Process) -> None:
             while not told.endswith(b'{"status":"ok"}'):
                 told += kept.recv(1000)
             assert told.startswith(b"HTTP/1.1 200")
+    assert httpx.post(f"{process.url}/v1/recommend", json={"user_id": "x" * 10 * 2**20}).status_code == 413
     assert httpx.get(f"{process.url}/v1/ready").status_code == 200
 
 

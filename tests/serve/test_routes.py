@@ -18,6 +18,7 @@ from sememe.serve.keys import Bucket, Key, KeyRing, make_key
 from sememe.serve.rule_file import read_rules
 from sememe.serve.served import Served
 from sememe.serve.settings import Histories, ServeSettings
+from sememe.serve.stores.exposures import read_exposures
 
 
 def test_events_are_taken_once(server: Server) -> None:
@@ -46,9 +47,25 @@ def test_a_user_is_exported_and_deleted(server: Server) -> None:
         told = server.http.get(path).json()
         assert told["user_id"] == user and len(told["events"]) == 2 and told["trained_on"] == trained
         told = server.http.delete(path).json()
-        assert told == {"user_id": user, "deleted": 2, "trained_on": len(trained)}
+        assert told == {"user_id": user, "deleted": 2, "shown": 0, "trained_on": len(trained)}
         assert server.http.get(path).json()["events"] == []
     assert server.recommend(user_id=known)["history"]["store"] == 0
+
+
+def test_what_was_shown_is_logged_exported_and_deleted(serve: Any, tmp_path: Path) -> None:
+    server: Server = serve(settings=ServeSettings(exposures=str(tmp_path / "shown")))
+    ids = server.ids()
+    lists = [server.recommend(user_id=user, history=ids[:2], k=3) for user in ("ann", "bob", "ann")]
+    lists += server.post("recommend:batch", {"requests": [{"user_id": "ann"}, {"history": ids[:1]}]})["answers"]
+    told = server.http.get("/v1/users/ann").json()["shown"]
+    of_ann = [lists[place] for place in (0, 2, 3)]
+    assert [(one["request_id"], one["item_ids"]) for one in told] == [
+        (one["request_id"], [item["item_id"] for item in one["items"]]) for one in of_ann
+    ]
+    assert server.http.delete("/v1/users/ann").json()["shown"] == 3
+    assert server.http.get("/v1/users/ann").json()["shown"] == []
+    rows = read_exposures(tmp_path / "shown")
+    assert rows["user_id"].to_list() == ["bob", None] and rows["source"][1] == "beam:code_log_prob"
 
 
 def test_what_is_out_of_stock_is_in_no_list(serve: Any, server: Server, generator: Served) -> None:
