@@ -110,6 +110,8 @@ class GraphedSearch:
     graph: torch.cuda.CUDAGraph | None
     """None: not a CUDA device."""
     lock: Lock = field(default_factory=Lock)
+    filled: list[ItemSet | None] = field(default_factory=lambda: [None])
+    """The one set that `closing` was filled with last."""
 
     @classmethod
     def record(
@@ -183,10 +185,13 @@ class GraphedSearch:
 
     def _fill_closing(self, seen: Seen, allowed: ItemSet | None, *, rows: int) -> None:
         num_items, buffer = self.trie.num_items, self.closing.seen
-        before = torch.arange(num_items + 1, dtype=torch.int32)
-        if allowed is not None:
-            torch.cumsum(torch.from_numpy(allowed.flags()), 0, dtype=torch.int32, out=before[1:])
-        self.closing.allowed_before.copy_(before)
+        # As long as the catalogue, and most requests in a row go by the same rules.
+        if self.filled[-1] is not allowed:
+            before = torch.arange(num_items + 1, dtype=torch.int32)
+            if allowed is not None:
+                torch.cumsum(torch.from_numpy(allowed.flags()), 0, dtype=torch.int32, out=before[1:])
+            self.closing.allowed_before.copy_(before)
+            self.filled[-1] = allowed
         buffer.fill_(num_items)
         if seen is None:
             return
@@ -211,6 +216,7 @@ def _record(
             walk(model, inputs, sizes=sizes, trie=trie, closing=closing)
     torch.cuda.current_stream(trie.device).wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Other threads may use the device in the meantime; what they do is no part of this.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         beams = walk(model, inputs, sizes=sizes, trie=trie, closing=closing)
     return beams, graph

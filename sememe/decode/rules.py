@@ -179,6 +179,11 @@ class Rules:
             DataError: the catalogue grew, and the frame has not one row for each of the new items.
         """
         grown = len(trie.positions) - self.num_items
+        if grown < 0:
+            raise DataError(
+                f"the catalogue has {len(trie.positions):,} items, and had {self.num_items:,} before",
+                fix="start rules anew for another catalogue: Rules.start(trie)",
+            )
         rows = 0 if frame is None else frame.height
         if rows != grown:
             raise DataError(

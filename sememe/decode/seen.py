@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sememe.core.errors import DataError
 from sememe.core.schema import PAD
 from sememe.decode.allowed import RowSets
 from sememe.decode.protocol import ItemArray
@@ -27,9 +28,20 @@ class SeenPositions:
 
     @classmethod
     def build(cls, seen: ItemArray, trie: Trie) -> "SeenPositions":
-        """seen: (N, S) item indices in any order, repeats allowed, PAD where a row has fewer."""
+        """seen: (N, S) item indices in any order, repeats allowed, PAD where a row has fewer.
+
+        Raises DataError for an item that the tree does not know of.
+        """
         items = torch.as_tensor(seen, device=trie.device)
         assert items.ndim == 2, "one row of seen items per request"
+        known = len(trie.positions)
+        # Asked on a CPU only: elsewhere asking would wait.
+        if items.device.type == "cpu" and items.numel() and not PAD <= int(items.min()) <= int(items.max()) < known:
+            worst = int(items.min()) if int(items.min()) < PAD else int(items.max())
+            raise DataError(
+                f"a list of seen items names item {worst}, outside 0..{known - 1}",
+                fix="look ids up in the run's item_ids first",
+            )
         positions = torch.where(items == PAD, PAD, trie.positions[items.clamp(min=0).long()])
         # Items that the tree does not hold need no leaving out.
         positions = torch.where(positions == PAD, trie.num_items, positions).sort(dim=1).values

@@ -5,6 +5,7 @@ Shape legend: N rows, T items of the longest history, S items to leave out, I it
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -129,13 +130,17 @@ class Answerer:
         flags[trie.items.cpu().numpy()[allowed.flags()]] = True
         return flags
 
+    @cached_property
+    def _everything(self) -> ItemSet:
+        """What a row without rules goes by beside others with some."""
+        return ItemSet.every(self.recommender.trie)
+
     def _allowed(self, asked: Sequence[Asked]) -> Allowed:
         """One set for all rows, or one for each; rows without rules are allowed everything."""
         if all(one.allowed is None for one in asked):
             return None
         assert self.recommender.trie is not None, "rules are kept on a tree"
-        everything = ItemSet.every(self.recommender.trie)
-        sets = [everything if one.allowed is None else one.allowed for one in asked]
+        sets = [self._everything if one.allowed is None else one.allowed for one in asked]
         distinct = list(dict.fromkeys(sets))
         if len(distinct) == 1:
             return distinct[0]

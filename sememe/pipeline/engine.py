@@ -13,12 +13,12 @@ Shape legend: N requests, T items of a history.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from sememe.core.errors import ConfigError, DataError
+from sememe.core.errors import ConfigError, DataError, did_you_mean
 from sememe.core.schema import PAD, Int32Array, Ranked
 from sememe.data.event_inputs import UNKNOWN, user_event_inputs
 from sememe.decode.beam import BeamSearch
@@ -39,6 +39,8 @@ CACHE_BYTES = 256 * 2**20
 NO_TREE = "rules are kept on the tree of semantic IDs, and this model has none"
 
 Native = Literal["auto", "off", "required"]
+Precision = Literal["fp32", "bf16"]
+"""Of the compiled search's weights; sums are fp32 either way."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Engine:
         model: str | None = None,
         seed: int | None = None,
         native: Native = "auto",
+        precision: Precision = "fp32",
         cache_bytes: int = CACHE_BYTES,
         modules: Sequence[str] = (),
     ) -> "Engine":
@@ -115,15 +118,20 @@ class Engine:
             model: the row that answers, as in `open_run`.
             seed: which seed's model; the recipe's first one where None.
             native: whether the compiled search is used where it can be, never, or must be.
+            precision: of the compiled search's weights; bf16 is a little faster, and may exchange items whose scores
+                differ by less than a hundredth.
             cache_bytes: room for histories that the compiled search has read.
             modules: as in `open_run`.
 
         Raises:
             ArtifactError: no finished run, a damaged stage, or stages that do not belong together.
-            ConfigError: no such row or seed, or native="required" where torch has to answer.
+            ConfigError: no such row or seed, a setting that there is not, or native="required" where torch has to
+                answer.
         """
+        _check_choice("native", native, get_args(Native))
+        _check_choice("precision", precision, get_args(Precision))
         run = open_run(Path(path), model=model, seed=seed, modules=modules)
-        search, reason = _native_search(run.recommender, wanted=native)
+        search, reason = _native_search(run.recommender, wanted=native, precision=precision)
         if search is None and native == "required":
             raise ConfigError(f"the compiled search cannot answer: {reason}", fix='load the engine with native="auto"')
         if isinstance(run.recommender.model, torch.nn.Module):
@@ -140,6 +148,8 @@ class Engine:
             users=Lookup(run.world.interactions.user_ids),
         )
         engine = cls(serving)
+        if graphs is not None:
+            graphs.record_all()
         engine.recommend([Request(history=[run.world.interactions.item_ids[0]])])
         return engine
 
@@ -174,11 +184,15 @@ class Engine:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights, tree and cached histories; not those of the data that was opened with the run."""
+        """Bytes of weights, tree and cached histories; not those of the data that was opened with the run, of ids, of
+        rules, and of what other threads work in."""
         answerer = self._serving.answerer
         model, trie = answerer.recommender.model, answerer.recommender.trie
-        native = 0 if answerer.search is None else answerer.search.nbytes
-        return _model_bytes(model) + (0 if trie is None else trie.nbytes) + native + answerer.cache.nbytes
+        model_bytes = _model_bytes(model)
+        if answerer.search is not None:
+            # The compiled search reads the tree's own arrays.
+            return model_bytes + answerer.search.nbytes + answerer.cache.nbytes
+        return model_bytes + (0 if trie is None else trie.nbytes) + answerer.cache.nbytes
 
     def recommend(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer per request, in order.
@@ -203,11 +217,20 @@ class Resolved:
     """A request in indices."""
 
     asked: Asked
+    k: int
+    """As many as were asked for, however few items there are."""
     unknown: tuple[Id, ...]
     """Ids that the run does not know."""
 
 
-def _native_search(recommender: Recommender, *, wanted: Native) -> tuple[NativeSearch | None, str]:
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{name} is {value!r}, which there is not", fix=did_you_mean(value, known))
+
+
+def _native_search(
+    recommender: Recommender, *, wanted: Native, precision: Precision
+) -> tuple[NativeSearch | None, str]:
     """The compiled search for this row of a run, or why there is none."""
     if wanted == "off":
         return None, "the compiled search is switched off"
@@ -220,7 +243,8 @@ def _native_search(recommender: Recommender, *, wanted: Native) -> tuple[NativeS
     reason, status = unsupported(recommender.model), native_status()
     if reason is not None or status.path is None:
         return None, reason or status.reason
-    return NativeSearch.build(export_itemwise(recommender.model), recommender.trie), status.reason
+    weights = export_itemwise(recommender.model)
+    return NativeSearch.build(weights, recommender.trie, precision=precision), status.reason
 
 
 def _model_bytes(model: Any) -> int:
@@ -249,11 +273,12 @@ def resolve(serving: Serving, request: Request) -> Resolved:
         history=history,
         leave_out=excluded if request.repeat_seen else np.concatenate([history, excluded]),
         allowed=_allowed(serving, request),
-        k=request.k,
+        # A longer list than there are items would only cost room.
+        k=min(request.k, len(serving.items.ids)),
         user=user,
         events=events,
     )
-    return Resolved(asked, tuple(name for name, row in zip(names, found, strict=True) if row == UNKNOWN_ID))
+    return Resolved(asked, request.k, tuple(name for name, row in zip(names, found, strict=True) if row == UNKNOWN_ID))
 
 
 def _user(serving: Serving, user: Id) -> int:
@@ -288,7 +313,7 @@ def _told(serving: Serving, one: Resolved, ranked: Ranked, *, place: int) -> Ans
         items=tuple(serving.items.names(listed)),
         scores=tuple(ranked.scores[place, : len(listed)].tolist()),
         source=ranked.source,
-        k=one.asked.k,
+        k=one.k,
         eligible=None if ranked.eligible is None or one.asked.allowed is None else int(ranked.eligible[place]),
         unknown=one.unknown,
     )

@@ -64,6 +64,15 @@ class Graphs:
         search = self._for(rows, padded)
         return search.search(padded, k=k, seen=None if seen is None else torch.from_numpy(seen), allowed=allowed)
 
+    def record_all(self) -> None:
+        """Record every size now: while other threads use the device, and in front of a user, it would be late."""
+        history = np.zeros((1, 1), np.int32)
+        events = {name: np.full((1, 1), UNKNOWN, np.int32) for name in self.recommender.events}
+        one = {"history": history, "lengths": np.ones(1, np.int32), "user": np.full(1, PAD, np.int32), **events}
+        padded = to_tensors(self._padded(one), self.recommender.device)
+        for rows in ROWS:
+            self._for(rows, padded)
+
     def _padded(self, batch: Batch) -> Batch:
         """`batch` with T as long as the model reads."""
         longest = self.recommender.max_history

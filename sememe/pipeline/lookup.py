@@ -32,8 +32,7 @@ class Lookup:
         Ids that are all whole numbers are kept as numbers, whatever the file called them: 12 and "12" are the same.
         """
         keys = self._keys
-        # A bool is an int to Python, and no id.
-        asked = [None if isinstance(value, bool) else value for value in wanted]
+        asked = [_plain(value) for value in wanted]
         values = _numbers(asked) if keys.dtype.kind == "i" else _octets(asked, width=keys.dtype.itemsize)
         known = np.array([value is not None for value in values], np.bool_)
         searched = np.array([keys[0] if value is None else value for value in values], keys.dtype)
@@ -54,6 +53,13 @@ class Lookup:
             return self.ids.to_numpy()
         octets = [text.encode() for text in self.ids.to_list()]
         return np.array(octets, f"S{max(1, *map(len, octets))}" if octets else "S1")
+
+
+def _plain(value: Any) -> Id | None:
+    """Text or a whole number of Python's; None for what is no id, as a bool is not, though it is an int to Python."""
+    if isinstance(value, str) or type(value) is int:
+        return value
+    return int(value) if isinstance(value, np.integer) else None
 
 
 def _numbers(asked: Iterable[Id | None]) -> list[int | None]:

@@ -22,10 +22,11 @@ from native_worlds import (
 )
 
 from sememe.core.errors import ArtifactError, ConfigError, DataError
-from sememe.core.schema import Codes
+from sememe.core.schema import PAD, Codes
 from sememe.decode.allowed import AllowedByRow
 from sememe.decode.beam import Found, search
 from sememe.decode.item_set import ItemSet
+from sememe.decode.native import calls
 from sememe.decode.native.packed import Precision
 from sememe.decode.native.paths import PATHS, find_kernel
 from sememe.decode.native.search import NativeSearch
@@ -248,9 +249,34 @@ def test_what_cannot_be_read_is_told(path: str) -> None:
         engine.search({"history": row, "lengths": np.array([1])}, width=3, k=3, seen=np.array([[-2]]))
     with pytest.raises(DataError, match=r"seen items have shape \(2, 1\), for 1 rows"):
         engine.search({"history": row, "lengths": np.array([1])}, width=3, k=3, seen=np.array([[1], [2]]))
+    with pytest.raises(DataError, match="a history names item 4294967417, which no catalogue has"):
+        engine.search({"history": row + 2**32 + 1, "lengths": np.array([1])}, width=3, k=3)
+    with pytest.raises(DataError, match="a list of seen items names item -4294967296"):
+        engine.search({"history": row, "lengths": np.array([1])}, width=3, k=3, seen=np.array([[-(2**32)]]))
+    with pytest.raises(DataError, match="a history names item 4294967296"):
+        engine.extend(engine.encode({"history": row, "lengths": np.array([1])}), np.array([2**32]))
     elsewhere = ItemSet.every(replace(WORLD, offered=0.5).trie())
     with pytest.raises(DataError, match="the item set was made for a tree of"):
         engine.search({"history": row, "lengths": np.array([1])}, width=3, k=3, allowed=elsewhere)
+
+
+@pytest.mark.parametrize("path", PATHS_HERE)
+def test_a_list_longer_than_the_catalogue_takes_no_more_room_than_all_of_it(path: str) -> None:
+    engine, request = native(WORLD, path=path), request_for(WORLD, rows=1, seed=0)
+    whole = engine.search(request.batch, width=120, k=120)
+    before = engine.workspaces.nbytes
+    found = engine.search(request.batch, width=10**6, first_width=10**7, k=300)
+    np.testing.assert_array_equal(found.items[:, :120], whole.items)
+    assert (found.items[:, 120:] == PAD).all() and engine.workspaces.nbytes == before
+
+
+@pytest.mark.parametrize("path", PATHS_HERE)
+def test_room_that_one_large_request_took_is_given_back(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, many = native(WORLD, path=path), request_for(WORLD, rows=300, seed=0)
+    monkeypatch.setattr(calls, "MOST_KEPT", 2**18)
+    found = engine.search(many.batch, width=50, k=10)
+    assert engine.workspaces.nbytes < 2**18
+    assert_equal(engine.search(many.batch, width=50, k=10), found)
 
 
 @pytest.mark.parametrize("path", PATHS_HERE)

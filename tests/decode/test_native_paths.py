@@ -1,9 +1,9 @@
-"""Which path runs and why; and an installation without a compiler, which lacks nothing but the kernel."""
+"""Which path runs and why."""
 
 import os
+import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,7 @@ def test_a_path_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_kernel_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "find_spec", lambda name: None if name == MODULE else object())
     missing = find_kernel.__wrapped__()
-    assert isinstance(missing, str) and "no C++ compiler" in missing
+    assert isinstance(missing, str) and "no C++ compiler that could" in missing
     monkeypatch.setattr(paths, "find_kernel", lambda: missing)
     assert native_status() == NativeStatus(None, missing)
     world = World(items=3, sizes=(2,), model=ItemWise(content=False), seed=0, offered=1.0)
@@ -87,23 +87,40 @@ def test_every_processor_runs_the_portable_path() -> None:
     assert PATHS_HERE[0] == "portable"
 
 
-def run_setup(folder: Path, *arguments: str, **environment: str) -> None:
-    """setup.py, its traces kept out of the repository."""
-    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(folder), *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_where_there_is_a_compiler_there_is_a_kernel() -> None:
+    """All other tests of the kernel are left out without one: it must not be missing unseen."""
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("this machine has no C++ compiler")
+    assert not WHY_NOT, "pip install -e . has to compile the kernel here; see what it prints with -v"
 
 
-def test_an_installation_without_a_compiler_succeeds(tmp_path: Path) -> None:
-    folders = ["--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "temp")]
-    run_setup(tmp_path, "build_ext", *folders, CC="/no/compiler", CXX="/no/compiler")
-    assert not list(tmp_path.rglob("_kernel*"))
+ENDING = """
+import threading, time
+import numpy as np
+from native_worlds import World
+from sememe.decode.native.search import NativeSearch
+from sememe.models.itemwise import ItemWise
+from sememe.models.itemwise_export import export_itemwise
+
+world = World(items=400, sizes=(20, 20, 20), model=ItemWise(content=False), seed=0, offered=1.0)
+engine = NativeSearch.build(export_itemwise(world.build()), world.trie())
+rows = {"history": np.arange(6400).reshape(64, 100) % 400, "lengths": np.full(64, 100)}
+started = threading.Event()
+
+def work():
+    while True:
+        started.set()
+        engine.search(rows, width=50, k=20)
+
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+started.wait()
+time.sleep(0.2)
+"""
 
 
-def test_the_source_distribution_holds_the_kernel(tmp_path: Path) -> None:
-    run_setup(tmp_path, "sdist", "--dist-dir", str(tmp_path))
-    (archive,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as packed:
-        names = {Path(name).name for name in packed.getnames() if "/sememe/decode/native/" in name}
-    sources = {path.name for path in (ROOT / "sememe/decode/native").iterdir() if path.suffix in (".cpp", ".h", ".py")}
-    assert sources <= names and len(sources) > 10
+@with_kernel
+def test_a_process_may_end_while_a_thread_is_searching() -> None:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, "-c", ENDING], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr

@@ -201,6 +201,30 @@ def test_requests_that_cannot_be_answered_say_why(run: Path, request_: Request, 
         Engine.load(run, model="tiny:beam").recommend([request_])
 
 
+def test_settings_that_there_are_not_are_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"native is 'requird'.*\n.*did you mean 'required'"):
+        Engine.load(run, native="requird")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="precision is 'int4'"):
+        Engine.load(run, precision="int4")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("native", ["auto", "off"])
+def test_more_than_there_is_may_be_asked_for(run: Path, native: str) -> None:
+    engine = Engine.load(run, model="tiny:beam", native=native)  # type: ignore[arg-type]
+    ids = engine.serving.items.ids.to_list()
+    (answer,) = engine.recommend([Request(history=ids[:2], k=10**6)])
+    assert answer.k == 10**6 and answer.short and sorted(answer.items) == sorted(ids[2:])
+
+
+@needs_kernel
+def test_bf16_weights_give_nearly_the_same(run: Path) -> None:
+    exact, rounded = (Engine.load(run, model="tiny:beam", precision=each) for each in ("fp32", "bf16"))
+    asked = [Request(user=user, k=5) for user in users(exact.serving.run)]
+    for ours, theirs in zip(exact.recommend(asked), rounded.recommend(asked), strict=True):
+        np.testing.assert_allclose(ours.scores, theirs.scores, atol=0.05)
+    assert rounded.nbytes < exact.nbytes
+
+
 def test_rules_that_do_not_fit_are_refused(run: Path) -> None:
     engine = Engine.load(run, model="tiny:beam")
     first = engine._serving.run.world.interactions.item_ids[0]

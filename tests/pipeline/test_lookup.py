@@ -13,6 +13,12 @@ from sememe.pipeline.lookup import Lookup
         (pl.Series([3, 10, 20]), [10, "20", 3, 4, "x", 99, -1, True], [1, 2, 0, -1, -1, -1, -1, -1]),
         (pl.Series(["3", "a", "b"]), ["b", 3, "aa", "", "zz", False], [2, 0, -1, -1, -1, -1]),
         (pl.Series([7]), [], []),
+        (
+            pl.Series([3, 10]),
+            [np.int32(10), np.int64(3), np.uint8(4), 3.0, np.float32(10), None, b"3"],
+            [1, 0] + [-1] * 5,
+        ),
+        (pl.Series(["3", "a"]), [np.int64(3), 3.0, None, np.str_("a")], [0, -1, -1, 1]),
     ],
 )
 def test_each_id_is_found_or_told_to_be_unknown(ids: pl.Series, wanted: list[int | str], found: list[int]) -> None:

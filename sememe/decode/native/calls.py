@@ -23,6 +23,11 @@ from sememe.decode.trie import Trie
 _, BAD_ITEM, TOO_LONG, NOT_A_NUMBER, BAD_SEEN, BAD_LENGTH, NO_MEMORY = range(7)
 """As in `kernel.h`."""
 
+MOST_KEPT = 64 * 2**20
+"""Bytes of a workspace that a thread keeps between requests; 64 requests at beam 50 need a tenth of it."""
+
+LOOK_UP = "look ids up in the run's item_ids first"
+
 AddressArray = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 
@@ -45,11 +50,28 @@ class Workspaces:
         """Bytes of this thread's."""
         return self._kernel.workspace_bytes(self.here())
 
+    def shrink(self) -> None:
+        """Give this thread's back where one large request has made it larger than others need."""
+        if self.nbytes > MOST_KEPT:
+            self._local.mine = None
+
 
 class _Workspace:
     def __init__(self, kernel: Kernel) -> None:
         self.place = kernel.new_workspace()
-        weakref.finalize(self, kernel.free_workspace, self.place)
+        # At the end of the process a thread may still be searching in it; the system takes it back then.
+        weakref.finalize(self, kernel.free_workspace, self.place).atexit = False
+
+
+def to_int32(items: object, *, what: str) -> Int32Array:
+    """Item numbers in the kernel's type.  Raises DataError for one that it has no room for."""
+    given = np.asarray(items)
+    if given.dtype.itemsize > 4 and given.size:
+        least, most = int(given.min()), int(given.max())
+        if least < -(2**31) or most >= 2**31:
+            worst = least if least < -(2**31) else most
+            raise DataError(f"a {what} names item {worst}, which no catalogue has", fix=LOOK_UP)
+    return np.ascontiguousarray(given, np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +93,7 @@ class Reading:
 
         Raises DataError where the shapes do not belong together.
         """
-        items, counts = np.ascontiguousarray(history, np.int32), np.ascontiguousarray(lengths, np.int64)
+        items, counts = to_int32(history, what="history"), np.ascontiguousarray(lengths, np.int64)
         if items.ndim != 2 or counts.shape != items.shape[:1]:
             raise DataError(
                 f"the histories have shape {items.shape} and their lengths {counts.shape}, not (N, T) and (N,)",
@@ -84,7 +106,8 @@ class Reading:
         """Rows of any length, at least one item each, behind states."""
         lengths = [len(row) for row in rows]
         longest = max(lengths, default=1)
-        items = np.array([row + [0] * (longest - len(row)) for row in rows], np.int32).reshape(-1, longest)
+        items = to_int32(np.array([row + [0] * (longest - len(row)) for row in rows]), what="history")
+        items = items.reshape(-1, longest)
         return cls(rows=len(rows), items=items, counts=np.array(lengths, np.int64), states=states)
 
 
@@ -104,7 +127,7 @@ class Closing:
     @classmethod
     def build(cls, seen: Seen, allowed: Allowed, *, trie: Trie, rows: int) -> "Closing":
         """Raises DataError where there is not one row or one set for each, or a set is of another tree."""
-        items = None if seen is None else np.ascontiguousarray(torch.as_tensor(seen).cpu(), np.int32)
+        items = None if seen is None else to_int32(torch.as_tensor(seen).cpu(), what="list of seen items")
         if items is not None and (items.ndim != 2 or len(items) != rows):
             raise DataError(f"the seen items have shape {items.shape}, for {rows} rows", fix="give one row per request")
         if allowed is None:
@@ -135,8 +158,11 @@ def _sets_of_rows(allowed: Allowed, rows: int, trie: Trie) -> Sequence[ItemSet]:
     return [allowed.sets[number] for number in numbers.tolist()]
 
 
-def fault(answer: tuple[int, int, int], *, num_items: int, max_history: int) -> Exception:
-    """The error that an answer of the kernel, (kind, row, value), stands for."""
+def fault(answer: tuple[int, int, int], *, num_items: int, num_known: int, max_history: int) -> Exception:
+    """The error that an answer of the kernel, (kind, row, value), stands for.
+
+    num_items: those that the model reads; num_known: those that the tree knows of.
+    """
     kind, row, value = answer
     if kind == NO_MEMORY:
         return MemoryError("no room for the kernel's workspace")
@@ -158,6 +184,6 @@ def fault(answer: tuple[int, int, int], *, num_items: int, max_history: int) -> 
     assert kind in (BAD_ITEM, BAD_SEEN), "there are no other answers"
     told = "history" if kind == BAD_ITEM else "list of seen items"
     return DataError(
-        f"the {told} of row {row} names item {value}, outside 0..{num_items - 1}",
-        fix="look ids up in the run's item_ids first",
+        f"the {told} of row {row} names item {value}, outside 0..{(num_items if kind == BAD_ITEM else num_known) - 1}",
+        fix=LOOK_UP,
     )

@@ -58,7 +58,7 @@ class Kernel(Protocol):
 def find_kernel() -> Kernel | str:
     """The compiled kernel, or why there is none."""
     if find_spec(MODULE) is None:
-        return "the kernel was not compiled: there was no C++ compiler when sememe was installed"
+        return "the kernel was not compiled: there was no C++ compiler that could when sememe was installed"
     try:
         kernel: Any = import_module(MODULE)
     except ImportError as error:

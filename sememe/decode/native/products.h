@@ -30,8 +30,14 @@ INLINE void load_row(const uint16_t* from, Vector* to) {
   typedef int32_t Words __attribute__((vector_size(32), aligned(2), may_alias));
   const Words words = *(const Words*)from;
   typedef int32_t Plain __attribute__((vector_size(32)));
+#if defined(__clang__) || __GNUC__ >= 12
   to[0] = (Vector)SHUFFLE((Plain)(words << 16), (Plain)(words & (int32_t)0xffff0000), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
                           11, 12, 13, 14, 15);
+#else
+  // Older compilers shuffle vectors into none that are longer.
+  const union { Plain halves[2]; Vector whole; } joined = {{(Plain)(words << 16), (Plain)(words & (int32_t)0xffff0000)}};
+  to[0] = joined.whole;
+#endif
 #else
   typedef int32_t Words __attribute__((vector_size(4 * VL), aligned(2), may_alias));
   UNROLL for (int v = 0; v < LANES / 2; v++) {

@@ -217,7 +217,8 @@ class NativeSearch:
         items, scores = np.empty((rows, k), np.int64), np.empty((rows, k), np.float32)
         tied, eligible = np.empty(rows, np.int64), None if allowed is None else np.empty(rows, np.int64)
         closed = (closing.seen, closing.words, closing.ranks)
-        sizes = (width, first_width, k)
+        # No level has more hypotheses than the tree has items.
+        sizes = (min(width, self.trie.num_items), min(first_width, self.trie.num_items), k)
         self._run(reading, sizes=sizes, closed=closed, answers=(items, scores, tied, eligible, work))
         return Found(
             items=torch.from_numpy(items),
@@ -247,7 +248,9 @@ class NativeSearch:
             *answers,
         )
         if answer is not None:
-            raise fault(answer, num_items=self.model.struct.num_items, max_history=self.model.struct.max_history)
+            model, num_known = self.model.struct, len(self.trie.positions)
+            raise fault(answer, num_items=model.num_items, num_known=num_known, max_history=model.max_history)
+        self.workspaces.shrink()
 
 
 def _reading(batch: HistoryBatch) -> Reading:
