@@ -19,9 +19,19 @@ from sememe.serve.stores.postgres_connection import (
     connect,
 )
 from sememe.serve.stores.postgres_schema import ARRIVAL_LOCK, check_durable, prepare
-from sememe.serve.stores.protocol import Appended, Arrival, ItemChange, ItemRow, Stock, StoredEvent, StoreDownError
+from sememe.serve.stores.protocol import (
+    Appended,
+    Arrival,
+    ItemChange,
+    ItemRow,
+    Recent,
+    Stock,
+    StoredEvent,
+    StoreDownError,
+)
 from sememe.serve.stores.validate import (
     MAX_LIMIT,
+    by_column,
     check_cursor,
     check_events,
     check_id,
@@ -35,15 +45,15 @@ from sememe.serve.stores.validate import (
 MOST_CONNECTIONS = 16
 # In the order of the fields of StoredEvent.
 COLUMNS = "event_id, user_id, item_id, timestamp, event_type, value"
-NEWEST = "FROM sememe_events WHERE user_id = %s ORDER BY timestamp DESC, cursor DESC LIMIT %s"
-HISTORY = f"SELECT {COLUMNS} {NEWEST}"
-RECENT_ITEMS = f"SELECT item_id {NEWEST}"
-HISTORIES = f"""SELECT place, {COLUMNS} FROM unnest(%s::text[]) WITH ORDINALITY AS wanted (wanted_id, place)
+HISTORY = f"SELECT {COLUMNS} FROM sememe_events WHERE user_id = %s ORDER BY timestamp DESC, cursor DESC LIMIT %s"
+NEWEST = f"""FROM unnest(%s::text[]) WITH ORDINALITY AS wanted (wanted_id, place)
     CROSS JOIN LATERAL (
         SELECT cursor, {COLUMNS} FROM sememe_events WHERE user_id = wanted_id
         ORDER BY timestamp DESC, cursor DESC LIMIT %s
     ) AS newest
-    ORDER BY place, timestamp, cursor"""
+    ORDER BY place, timestamp DESC, cursor DESC"""
+HISTORIES = f"SELECT place, {COLUMNS} {NEWEST}"
+RECENT = f"SELECT place, item_id, timestamp {NEWEST}"
 SINCE = f"SELECT cursor, {COLUMNS} FROM sememe_events WHERE cursor > %s ORDER BY cursor LIMIT %s"
 # Numbers are given in the order of the call; rows are inserted in the order of their ids, so that two calls with the
 # same events wait for each other and do not each hold what the other one needs.
@@ -137,16 +147,12 @@ class PostgresStore:
 
     def histories(self, user_ids: Sequence[str], *, limit: int) -> list[list[StoredEvent]]:
         """As in `EventStore`."""
-        users = [check_id(user_id) for user_id in user_ids]
-        found: list[list[StoredEvent]] = [[] for _ in users]
-        for place, *event in self._read(HISTORIES, (users, check_limit(limit))):
-            found[place - 1].append(StoredEvent(*event))
-        return found
+        found = self._newest(HISTORIES, user_ids, limit=limit)
+        return [[StoredEvent(*row) for row in reversed(rows)] for rows in found]
 
-    def recent_items(self, user_id: str, *, limit: int) -> list[str]:
+    def recent(self, user_ids: Sequence[str], *, limit: int) -> list[Recent]:
         """As in `EventStore`."""
-        rows = self._read(RECENT_ITEMS, (check_id(user_id), check_limit(limit)))
-        return [item_id for (item_id,) in reversed(rows)]
+        return [by_column(rows) for rows in self._newest(RECENT, user_ids, limit=limit)]
 
     def since(self, cursor: int, *, limit: int) -> list[Arrival]:
         """As in `EventStore`.
@@ -209,6 +215,14 @@ class PostgresStore:
     def close(self) -> None:
         """As in `EventStore`."""
         self._pool.close()
+
+    def _newest(self, query: str, user_ids: Sequence[str], *, limit: int) -> list[list[tuple[Any, ...]]]:
+        """Rows of each user, newest first."""
+        users = [check_id(user_id) for user_id in user_ids]
+        found: list[list[tuple[Any, ...]]] = [[] for _ in users]
+        for place, *row in self._read(query, (users, check_limit(limit))):
+            found[place - 1].append(tuple(row))
+        return found
 
     def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         return self._asked(lambda connection: connection.execute(query, values).fetchall())

@@ -2,7 +2,7 @@
 
     store = open_store("sqlite:///events.db")
     store.append([StoredEvent("e1", "ann", "b7", timestamp=1_700_000_000_000)])
-    store.recent_items("ann", limit=50)
+    store.history("ann", limit=50)
 
 Two promises hold for all of them.  What `append` and the writers of the catalogue returned from is durable.  A call
 either happens as a whole or not at all, and one that raised StoreDownError may be repeated: events are told apart by
@@ -62,6 +62,14 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
+class Recent:
+    """The newest events of a user, oldest first, by column: made in a fifth of the time that events take."""
+
+    item_ids: tuple[str, ...]
+    timestamps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """An event and its place in the order in which events arrived."""
 
@@ -113,8 +121,8 @@ class EventStore(Protocol):
         """`history` of each of `user_ids`, in their order."""
         ...
 
-    def recent_items(self, user_id: str, *, limit: int) -> list[str]:
-        """The items of `history`, and nothing else of it: what a request for recommendations reads."""
+    def recent(self, user_ids: Sequence[str], *, limit: int) -> list[Recent]:
+        """Items and times of `histories`, and nothing else of them: what a request for recommendations reads."""
         ...
 
     def since(self, cursor: int, *, limit: int) -> list[Arrival]:

@@ -12,10 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from sememe.serve.stores.connections import Pool
-from sememe.serve.stores.protocol import Appended, Arrival, ItemChange, ItemRow, Stock, StoredEvent, StoreDownError
+from sememe.serve.stores.protocol import (
+    Appended,
+    Arrival,
+    ItemChange,
+    ItemRow,
+    Recent,
+    Stock,
+    StoredEvent,
+    StoreDownError,
+)
 from sememe.serve.stores.sqlite_schema import connect, prepare
 from sememe.serve.stores.validate import (
     MAX_LIMIT,
+    by_column,
     check_cursor,
     check_events,
     check_id,
@@ -31,7 +41,7 @@ MOST_READERS = 64
 COLUMNS = "event_id, user_id, item_id, timestamp, event_type, value"
 NEWEST = "FROM events WHERE user_id = ? ORDER BY timestamp DESC, cursor DESC LIMIT ?"
 HISTORY = f"SELECT {COLUMNS} {NEWEST}"
-RECENT_ITEMS = f"SELECT item_id {NEWEST}"
+RECENT = f"SELECT item_id, timestamp {NEWEST}"
 SINCE = f"SELECT cursor, {COLUMNS} FROM events WHERE cursor > ? ORDER BY cursor LIMIT ?"
 APPEND = f"INSERT INTO events (cursor, {COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING"
 PUT = """INSERT INTO items (item_id, version, fields, removed) VALUES (?, ?, ?, 0)
@@ -109,19 +119,15 @@ class SqliteStore:
 
     def history(self, user_id: str, *, limit: int) -> list[StoredEvent]:
         """As in `EventStore`."""
-        rows = self._read(HISTORY, (check_id(user_id), check_limit(limit)))
-        rows.reverse()
-        return [StoredEvent(*row) for row in rows]
+        return self.histories([user_id], limit=limit)[0]
 
     def histories(self, user_ids: Sequence[str], *, limit: int) -> list[list[StoredEvent]]:
         """As in `EventStore`."""
-        return [self.history(user_id, limit=limit) for user_id in user_ids]
+        return [[StoredEvent(*row) for row in reversed(rows)] for rows in self._newest(HISTORY, user_ids, limit=limit)]
 
-    def recent_items(self, user_id: str, *, limit: int) -> list[str]:
+    def recent(self, user_ids: Sequence[str], *, limit: int) -> list[Recent]:
         """As in `EventStore`."""
-        rows = self._read(RECENT_ITEMS, (check_id(user_id), check_limit(limit)))
-        rows.reverse()
-        return [item_id for (item_id,) in rows]
+        return [by_column(rows) for rows in self._newest(RECENT, user_ids, limit=limit)]
 
     def since(self, cursor: int, *, limit: int) -> list[Arrival]:
         """As in `EventStore`: numbers are given under the one lock for writing, so none can appear late."""
@@ -173,12 +179,20 @@ class SqliteStore:
         connection.execute("PRAGMA query_only = ON")
         return connection
 
+    def _newest(self, query: str, user_ids: Sequence[str], *, limit: int) -> list[list[tuple[Any, ...]]]:
+        """Rows of each user, newest first."""
+        check_limit(limit)
+        return self._read_each(query, [(check_id(user_id), limit) for user_id in user_ids])
+
     def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return self._read_each(query, [values])[0]
+
+    def _read_each(self, query: str, values: Sequence[tuple[Any, ...]]) -> list[list[tuple[Any, ...]]]:
         connection = None
         broken = True
         try:
             connection = self._readers.take()
-            rows = connection.execute(query, values).fetchall()
+            rows = [connection.execute(query, one).fetchall() for one in values]
             broken = False
         except sqlite3.Error as error:
             raise _down(self._path, "be read", error) from error

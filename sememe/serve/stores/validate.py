@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from sememe.core.errors import DataError
-from sememe.serve.stores.protocol import ItemChange, ItemRow, Stock, StoredEvent
+from sememe.serve.stores.protocol import ItemChange, ItemRow, Recent, Stock, StoredEvent
 
 # Three ids of this size fit into a row of any index of PostgreSQL (2,704 bytes a key).
 MAX_ID_BYTES = 1024
@@ -146,6 +146,14 @@ def decode_change(version: int, item_id: str, *, fields: str | None, removed: bo
         removed=removed,
         stock=None if stock is None else json.loads(stock),
     )
+
+
+def by_column(rows: Sequence[tuple[str, int]]) -> Recent:
+    """The (item id, timestamp) of a user's events, newest first, turned round."""
+    if not rows:
+        return Recent((), ())
+    item_ids, timestamps = zip(*reversed(rows), strict=True)
+    return Recent(item_ids, timestamps)
 
 
 def _shown(value: object) -> str:

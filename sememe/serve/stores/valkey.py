@@ -20,6 +20,7 @@ from sememe.serve.stores.protocol import (
     DurabilityError,
     ItemChange,
     ItemRow,
+    Recent,
     Stock,
     StoredEvent,
     StoreDownError,
@@ -28,6 +29,7 @@ from sememe.serve.stores.protocol import (
 )
 from sememe.serve.stores.validate import (
     MAX_LIMIT,
+    by_column,
     check_cursor,
     check_events,
     check_id,
@@ -132,18 +134,24 @@ class ValkeyStore:
 
     def histories(self, user_ids: Sequence[str], *, limit: int) -> list[list[StoredEvent]]:
         """As in `EventStore`; a moment of its own for every 200 users."""
+        found = self._newest(user_ids, limit=limit)
+        return [[StoredEvent(*event) for event in reversed(events)] for events in found]
+
+    def recent(self, user_ids: Sequence[str], *, limit: int) -> list[Recent]:
+        """As in `EventStore`; a moment of its own for every 200 users."""
+        found = self._newest(user_ids, limit=limit)
+        return [by_column([(item_id, time) for _, _, item_id, time, *_ in events]) for events in found]
+
+    def _newest(self, user_ids: Sequence[str], *, limit: int) -> list[list[list[Any]]]:
+        """Events of each user, newest first, as `_encode` wrote them."""
         check_limit(limit)
         users = [_user_key(check_id(user_id)) for user_id in user_ids]
-        found: list[list[StoredEvent]] = []
+        found: list[list[list[Any]]] = []
         for start in range(0, len(users), USERS_AT_ONCE):
             keys = [*_keys("events"), *users[start : start + USERS_AT_ONCE]]
             for history in self._asked(partial(self._histories, keys=keys, args=[limit])):
-                found.append([StoredEvent(*json.loads(event)) for event in reversed(history)])
+                found.append([json.loads(event) for event in history])
         return found
-
-    def recent_items(self, user_id: str, *, limit: int) -> list[str]:
-        """As in `EventStore`."""
-        return [event.item_id for event in self.history(user_id, limit=limit)]
 
     def since(self, cursor: int, *, limit: int) -> list[Arrival]:
         """As in `EventStore`: the server runs one script at a time, so no number can appear late."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from store_servers import Database
 
 from sememe.core.errors import DataError
-from sememe.serve.stores.protocol import Appended, Store, StoredEvent, StoreDownError
+from sememe.serve.stores.protocol import Appended, Recent, Store, StoredEvent, StoreDownError
 
 HOUR = 3_600_000
 ODD_IDS = (
@@ -73,16 +73,19 @@ def test_an_event_comes_back_as_it_was_sent(store: Store) -> None:
 
 def test_the_newest_events_come_in_the_order_of_time_and_then_of_arrival(store: Store) -> None:
     store.append([event(1, time=5 * HOUR), event(2, time=2 * HOUR)])
-    store.append([event(3, time=5 * HOUR), event(4, time=9 * HOUR), event(5, time=5 * HOUR)])
+    store.append([event(n, item=f"b{n}", time=hour * HOUR) for n, hour in ((3, 5), (4, 9), (5, 5))])
     store.append([event(6, time=HOUR), event(7, user="bob", item="b9", time=99 * HOUR)])
     assert ids(store.history("ann", limit=10)) == ["e6", "e2", "e1", "e3", "e5", "e4"]
     assert ids(store.history("ann", limit=3)) == ["e3", "e5", "e4"]
-    assert store.recent_items("bob", limit=5) == ["b9"]
-    assert store.recent_items("ann", limit=2) == ["b1", "b1"]
-    assert store.history("nobody", limit=5) == [] == store.recent_items("nobody", limit=5)
+    assert store.history("nobody", limit=5) == []
     both = store.histories(["bob", "nobody", "ann", "bob"], limit=2)
     assert [ids(one) for one in both] == [["e7"], [], ["e5", "e4"], ["e7"]]
-    assert store.histories([], limit=2) == []
+    assert store.recent(["bob", "nobody", "ann"], limit=3) == [
+        Recent(("b9",), (99 * HOUR,)),
+        Recent((), ()),
+        Recent(("b3", "b5", "b4"), (5 * HOUR, 5 * HOUR, 9 * HOUR)),
+    ]
+    assert store.histories([], limit=2) == [] == store.recent([], limit=2)
     assert arrived(store, limit=2) == ["e1", "e2", "e3", "e4", "e5", "e6", "e7"]
 
 
@@ -102,7 +105,7 @@ def test_any_text_is_an_id(store: Store, odd: str) -> None:
     assert store.append([mine, event(1)]).accepted == 2
     assert store.append([mine]).duplicates == 1
     assert store.history(odd, limit=5) == [mine] == store.export_user(odd)
-    assert store.recent_items(odd, limit=5) == [odd]
+    assert store.recent([odd], limit=5) == [Recent((odd,), (1,))]
     assert store.histories(["ann", odd], limit=5)[1] == [mine]
     assert store.delete_user(odd) == 1
     assert store.history(odd, limit=5) == [] and ids(store.history("ann", limit=5)) == ["e1"]
@@ -149,6 +152,8 @@ def test_questions_that_make_no_sense_are_refused(store: Store) -> None:
             question("\0")
     with pytest.raises(DataError, match="empty"):
         store.histories(["ann", ""], limit=1)
+    with pytest.raises(DataError, match="limit"):
+        store.recent(["ann"], limit=0)
 
 
 def test_a_user_is_forgotten_and_the_others_stay_where_they_are(store: Store) -> None:
