@@ -120,11 +120,7 @@ class Fuse:
             ConfigError: whitening mixed the parts.
             DataError: the parts of the new items have other widths.
         """
-        if self.whiten:
-            raise ConfigError(
-                "Fuse(whiten=...) keeps no directions that later items could be put along",
-                fix="set embed.whiten=0, or embed all items again",
-            )
+        self.check_extends()
         if [part.shape[1] for part in new] != list(widths):
             raise DataError(
                 f"new items have parts of widths {[part.shape[1] for part in new]}, the known ones {list(widths)}",
@@ -135,6 +131,14 @@ class Fuse:
         # What was borrowed counts as known here: it is what the known items' own codes were made from.
         together = [np.concatenate([before, unit_rows(part)]) for before, part in zip(known, new, strict=True)]
         return self.join(together)[len(joined) :]
+
+    def check_extends(self) -> None:
+        """Raise ConfigError where later items cannot be put into the space of the known ones."""
+        if self.whiten:
+            raise ConfigError(
+                "Fuse(whiten=...) keeps no directions that later items could be put along",
+                fix="set embed.whiten=0, or embed all items again",
+            )
 
     def without_log(self, joined: FloatArray, widths: Sequence[int], new: Int32Array) -> FloatArray:
         """(I, D) `joined` as it were, had the log held no event of the items `new` (n,).
@@ -201,8 +205,19 @@ def _borrowed(cosines: FloatArray, donors: FloatArray, *, neighbors: int) -> Flo
 
 
 def unit_rows(vectors: FloatArray) -> FloatArray:
-    """Each row divided by its length; zero rows stay zero."""
+    """Each row divided by its length; zero rows stay zero.
+
+    Raises DataError for a row whose length overflows: divided by infinity, it would pass for one of which nothing is
+    known.
+    """
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    endless = np.flatnonzero(~np.isfinite(norms))
+    if len(endless):
+        raise DataError(
+            f"{len(endless)} of {len(vectors)} vectors are too long to be measured in float32, first at row "
+            f"{endless[0]}",
+            fix="scale the vectors",
+        )
     return np.asarray(vectors / np.where(norms > 0, norms, 1), dtype=np.float32)
 
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from sememe.core.artifact import MANIFEST, Manifest, is_artifact, only_writer, read_artifact, write_file
 from sememe.core.config import from_tree
-from sememe.core.errors import ArtifactError, ConfigError, DataError, did_you_mean
+from sememe.core.errors import ArtifactError, ConfigError, SememeError, did_you_mean
 from sememe.core.schema import Codes
 from sememe.pipeline.opened import read_json
 from sememe.pipeline.prepare import ItemSpace, World, fit_tokenizer, open_items, open_world, read_report
@@ -207,7 +207,8 @@ def _second_fit(found: _Found, items: ItemSpace, world: World, *, refit: bool, s
         return Absent("there is no fit with another seed to compare with, and none was asked for")
     try:
         return _refit(found, items, world, say=say)
-    except DataError as error:
+    except SememeError as error:
+        # Of any kind: that a loss grows without bound is told as a setting that cannot work.
         return Absent(f"a fit with another seed came to nothing: {error.problem}")
 
 

@@ -66,7 +66,7 @@ def embed_new(recipe: Recipe, world: World, items: ItemSpace, frame: pl.DataFram
             a column too.
 
     Raises:
-        ConfigError: the recipe has no embedder, or one that cannot embed a part of the items.
+        ConfigError: the recipe has no embedder, or one that cannot embed a part of the items, or that whitens them.
         NothingToEmbedError: no part of the embedder finds anything to read.
     """
     if recipe.embed is None or items.vectors is None:
@@ -77,7 +77,9 @@ def embed_new(recipe: Recipe, world: World, items: ItemSpace, frame: pl.DataFram
         if problem is not None:
             raise problem
         return made
-    parts = list(zip(recipe.embed.parts, widths, strict=False))
+    # Before any part is asked: whitened vectors have one width, and no part of them is any part's.
+    recipe.embed.check_extends()
+    parts = list(zip(recipe.embed.parts, widths, strict=True))
     found = [_embed_part(part, world, frame, width=width, seed=recipe.seeds[0]) for part, width in parts]
     problems = [problem for _, problem in found if problem is not None]
     if len(problems) == len(found):

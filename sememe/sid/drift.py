@@ -115,11 +115,11 @@ class Drift:
         return f"fit again: {'; '.join(self.reasons)}" if self.reasons else "keep the codes"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, nan as None."""
+        """Plain JSON values, None for nan and infinity, which JSON does not have."""
         content = {**asdict(self), "refit": self.refit, "verdict": self.verdict}
-        return {
-            name: None if isinstance(value, float) and np.isnan(value) else value for name, value in content.items()
-        }
+        if content["fresh"] is not None:
+            content["fresh"] = {name: _plain(value) for name, value in content["fresh"].items()}
+        return {name: _plain(value) for name, value in content.items()}
 
     def render(self) -> str:
         """The findings as lines of text."""
@@ -204,6 +204,10 @@ def measure_fresh(
         collision_share=drift.collision_share,
         divergences=tuple(level.excess for level in drift.levels),
     )
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _reasons(drift: Drift, limits: DriftLimits) -> Iterator[str]:

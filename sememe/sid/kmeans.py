@@ -21,6 +21,8 @@ CHUNK_CELLS = 1 << 23
 """Cells of the (rows, K) distance block that is held at once: 32 MiB of float32."""
 
 
+LARGE = 1024.0
+"""Numbers beyond this are scaled before their third powers are added up."""
 EVEN_TOLERANCE = 1.1
 """How much more squared error even clusters may cost; ours, from embeddings of two real catalogues."""
 
@@ -192,6 +194,10 @@ def halving_start(rows: FloatArray, weights: FloatArray, *, num_clusters: int) -
 
 def _principal_direction(block: FloatArray) -> FloatArray:
     """(d,) direction of the largest variance of the centred rows, by a few power iterations from the longest row."""
+    largest = max(float(block.max()), -float(block.min()))
+    if largest > LARGE:
+        # By a power of two, which changes no digit of the direction: the third powers below would overflow.
+        block = np.ldexp(block, -int(np.frexp(largest)[1]))
     direction: FloatArray = block[np.einsum("nd,nd->n", block, block).argmax()]
     for _ in range(5):
         direction = block.T @ (block @ direction)

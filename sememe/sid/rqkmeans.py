@@ -21,6 +21,9 @@ from sememe.sid.kmeans import equal_rows, k_means
 
 RESIDUAL_ROWS = 1_024
 """Vectors that are coded at once: their residuals and their products with all codes of a level stay in the cache."""
+LONGEST = 1e15
+"""Of a vector: sums of larger squared distances over a catalogue overflow in float32 (3e38), and then the nearest code
+is any."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +203,21 @@ def check_vectors(vectors: FloatArray, *, dim: int | None = None, of: str = "ite
             f"{of} vectors are {vectors.shape[1]} wide, the tokenizer was fitted on width {dim}",
             fix="embed them with the part and model that the tokenizer was fitted on",
         )
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(bad):
-        raise DataError(
-            f"{len(bad)} of {len(vectors)} {of} vectors hold NaN or infinity, first at {of} index {bad[0]}",
-            fix="repair or leave out these vectors; a zero vector stands for 'nothing known'",
-        )
+    most = LONGEST / float(np.sqrt(vectors.shape[1]))
+    # NaN is neither above nor below, so that two extremes tell whether anything is wrong.
+    if -most <= vectors.min() and vectors.max() <= most:
+        return
+    for wrong, what, fix in (
+        (~np.isfinite(vectors), "hold NaN or infinity", "repair or leave out these vectors"),
+        (
+            np.abs(vectors) > most,
+            f"hold numbers beyond {most:.2g}, too large to measure distances",
+            "scale the vectors",
+        ),
+    ):
+        bad = np.flatnonzero(wrong.any(axis=1))
+        if len(bad):
+            raise DataError(
+                f"{len(bad)} of {len(vectors)} {of} vectors {what}, first at {of} index {bad[0]}",
+                fix=f"{fix}; a zero vector stands for 'nothing known'",
+            )

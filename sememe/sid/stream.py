@@ -77,7 +77,14 @@ class VectorFile:
         return found
 
     def count(self) -> int:
-        """n.  Raises DataError for a file without the two columns, or without rows."""
+        """n.  Raises DataError for a file without the two columns, without numbers in the vectors, or without rows."""
+        self._check_columns()
+        rows = int(self._scan().select(pl.len()).collect().item())
+        if rows == 0:
+            raise DataError(f"{self.path} has no row", fix="write one row per item")
+        return rows
+
+    def _check_columns(self) -> None:
         columns = self._scan().collect_schema()
         for name in (self.items, self.vectors):
             if name not in columns:
@@ -85,22 +92,21 @@ class VectorFile:
                     f"{self.path} has no column {name!r}, but {', '.join(map(repr, columns.names()))}",
                     fix="name the columns: VectorFile(path, items=..., vectors=...)",
                 )
-        if not isinstance(columns[self.vectors], pl.Array | pl.List):
+        kind = columns[self.vectors]
+        if not isinstance(kind, pl.Array | pl.List) or not kind.inner.is_numeric():
             raise DataError(
-                f"column {self.vectors!r} of {self.path} holds {columns[self.vectors]}, not one vector per row",
+                f"column {self.vectors!r} of {self.path} holds {kind}, not one vector of numbers per row",
                 fix="write vectors as arrays or lists of numbers, or name another column",
             )
-        rows = int(self._scan().select(pl.len()).collect().item())
-        if rows == 0:
-            raise DataError(f"{self.path} has no row", fix="write one row per item")
-        return rows
 
     def blocks(self, *, start: int = 0, rows: int = BLOCK_ROWS) -> Iterator[VectorBlock]:
         """All vectors from row `start` on, in order, at most `rows` at once.
 
         Raises:
-            DataError: a vector is missing, has another width than the first, or holds NaN or infinity; says which row.
+            DataError: a column is missing or no vectors; or a vector is missing, has another width than the first, or
+                holds NaN or infinity; says which row.
         """
+        self._check_columns()
         frame = self._scan().select(self.items, self.vectors).slice(start)
         dim: int | None = None
         for chunk in frame.collect_batches(chunk_size=rows, maintain_order=True):

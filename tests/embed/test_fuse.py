@@ -100,6 +100,12 @@ def test_unit_rows_leave_zero_rows_alone() -> None:
     np.testing.assert_allclose(unit_rows(VECTORS), [[0.6, 0.8], [0, 0], [0, 1]])
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_vector_whose_length_overflows_is_not_taken_for_an_unknown_one() -> None:
+    with pytest.raises(DataError, match="1 of 2 vectors are too long .* first at row 1"):
+        unit_rows(np.array([[1.0, 0.0], [1e25, 0.0]], np.float32))
+
+
 @pytest.mark.parametrize(
     "part",
     [

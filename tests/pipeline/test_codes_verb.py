@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sememe.cli.main import main
-from sememe.core.errors import DataError, LimitError, MissingExtraError
+from sememe.core.errors import ConfigError, DataError, LimitError, MissingExtraError, SememeError
 from sememe.pipeline import code_plots
 from sememe.pipeline.code_health import judge_run_codes
 from sememe.pipeline.recipe import Recipe
@@ -134,9 +134,12 @@ def test_codes_dealt_out_anew_are_compared_with_codes_dealt_out_anew(
     assert [row.depth for row in health.reconstruction] == [1, 2]
 
 
-def test_a_second_fit_that_fails_is_a_measure_that_is_absent(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [DataError, ConfigError])  # a loss that diverges is told as a setting
+def test_a_second_fit_that_fails_is_a_measure_that_is_absent(
+    run: Path, monkeypatch: pytest.MonkeyPatch, kind: type[SememeError]
+) -> None:
     def fit(self: ResidualKMeans, vectors: object, *, seed: int) -> FittedResidualKMeans:
-        raise DataError(f"no luck with seed {seed}", fix="take another")
+        raise kind(f"no luck with seed {seed}", fix="take another")
 
     monkeypatch.setattr(ResidualKMeans, "fit", fit)
     health = judge_run_codes(run, say=lambda _: None).health

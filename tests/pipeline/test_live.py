@@ -13,7 +13,7 @@ from sememe.core.errors import ArtifactError, ConfigError, NothingToEmbedError
 from sememe.data.simulated_files import write_world
 from sememe.data.simulator import PlantedWorld
 from sememe.embed.collaborative import CooccurrenceSvd
-from sememe.embed.fuse import Fuse
+from sememe.embed.fuse import Fuse, ProvidedVectors
 from sememe.pipeline.live import embed_new, follow, start_catalogue
 from sememe.pipeline.opened import Run, open_run
 from sememe.pipeline.prepare import ItemSpace, World, open_items, prepare_items, prepare_world
@@ -138,4 +138,15 @@ def test_what_cannot_take_in_new_items_says_so(later: Later) -> None:
     with pytest.raises(NothingToEmbedError, match="reads the log"):
         embed_new(replace(run.recipe, embed=CooccurrenceSvd()), run.world, items, later.new)
     with pytest.raises(NothingToEmbedError, match="reads the log"):
-        embed_new(replace(run.recipe, embed=Fuse(parts=(CooccurrenceSvd(),))), run.world, items, later.new)
+        blind = Fuse(parts=(CooccurrenceSvd(), CooccurrenceSvd()))
+        embed_new(replace(run.recipe, embed=blind), run.world, items, later.new)
+    whitening = Fuse(parts=(CooccurrenceSvd(), ProvidedVectors()), whiten=3)
+    stage = items.stages["vectors"]
+    mixed = replace(stage, meta={**stage.meta, "result": {**stage.meta["result"], "widths": [3]}})
+    with pytest.raises(ConfigError, match="whiten.* keeps no directions.*\n.*embed.whiten=0"):
+        embed_new(
+            replace(run.recipe, embed=whitening),
+            run.world,
+            replace(items, stages={**items.stages, "vectors": mixed}),
+            later.new,
+        )

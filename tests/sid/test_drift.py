@@ -1,6 +1,7 @@
 """Drift: no false alarm on items of the same kind, an alarm with its number on others, and nothing judged unfounded."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from planted_line import LINE, on_line
 
 from sememe.core.errors import ConfigError
 from sememe.sid.balanced import BalancedKMeans
-from sememe.sid.catalogue import LiveCatalogue
+from sememe.sid.catalogue import FreshItems, LiveCatalogue
 from sememe.sid.collisions import CollisionToken, KeepTied
 from sememe.sid.drift import DriftLimits, divergence, measure_drift, measure_fresh
 from sememe.sid.encode import settle_catalog
@@ -159,6 +160,21 @@ def test_before_anything_came_there_is_nothing_to_say() -> None:
     assert drift.notes[0].startswith("0 items came since the fit")
     assert drift.to_json()["error_ratio"] is None
     assert drift.render().splitlines()[0] == "keep the codes"
+
+
+def test_numbers_that_json_does_not_have_are_none() -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    vectors = on_line(0, 0, 0)  # met exactly and without spread: any error at all is infinitely more
+    codes = settle_catalog(CollisionToken(size=8), tokenizer=LINE, vectors=vectors, seed=0).codes
+    before = LiveCatalogue.start(codes, item_ids=list("abc"), tokenizer=LINE, vectors=vectors)
+    usual = FreshItems(error_ratio=float("inf"), collision_share=None, divergences=(0.0, 0.0))
+    drift = measure_drift(replace(before.add(["d"], vectors=on_line(5)), fresh=usual))
+    assert np.isinf(drift.error_ratio)
+    read = json.loads(json.dumps(drift.to_json()), parse_constant=refuse)
+    assert read["error_ratio"] is None and read["error_ratio_low"] is None and read["fresh"]["error_ratio"] is None
+    assert read["error_since"] == drift.error_since
 
 
 def test_where_everything_was_updated_the_fit_is_gone() -> None:

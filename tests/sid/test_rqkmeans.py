@@ -94,6 +94,22 @@ def test_vectors_that_cannot_be_used_are_refused() -> None:
         ResidualKMeans().fit(vectors, seed=0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_vectors_whose_distances_overflow_are_refused_and_long_ones_are_not() -> None:
+    """In float32 1e25 squared is infinite, and then every code is as near as any other."""
+    near = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    part = ResidualKMeans(levels=2, codebook_size=4)
+    long = near * np.float32(2**46)
+    np.testing.assert_array_equal(part.fit(long, seed=0).encode(long), part.fit(near, seed=0).encode(near))
+    for value in (1e25, -1e25):
+        huge = near.copy()
+        huge[7, 2] = value
+        for call in (lambda rows: part.fit(rows, seed=0), part.fit(near, seed=0).encode):
+            with pytest.raises(DataError, match="1 of 40 item vectors hold numbers beyond 5e.14, .* index 7") as caught:
+                call(huge)
+            assert "scale the vectors" in caught.value.fix
+
+
 @pytest.mark.parametrize(("items", "sizes"), [(16, (4, 3)), (31, (4, 3)), (32, (8, 3)), (500, (16, 3)), (2, (2, 2))])
 def test_small_catalogues_get_smaller_codebooks_where_asked_for(items: int, sizes: tuple[int, int]) -> None:
     vectors = np.random.default_rng(0).standard_normal((items, 3)).astype(np.float32)

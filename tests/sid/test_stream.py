@@ -211,8 +211,13 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         list(VectorFile(tmp_path / "missing.parquet").blocks())
     with pytest.raises(DataError, match="no column 'embedding', but 'item_id', 'vector'"):
         VectorFile(tmp_path / "ragged.parquet", vectors="embedding").count()
-    with pytest.raises(DataError, match="holds Int64, not one vector per row"):
+    with pytest.raises(DataError, match="holds Int64, not one vector of numbers per row"):
         VectorFile(tmp_path / "ragged.parquet", vectors="item_id").count()
+    words = pl.DataFrame({"item_id": [1, 2], "vector": [["a", "b"], ["c", "d"]]})
+    words.write_parquet(tmp_path / "words.parquet")
+    for ask in (VectorFile.count, lambda source: next(source.blocks())):
+        with pytest.raises(DataError, match=r"holds List\(String\), not one vector of numbers per row"):
+            ask(VectorFile(tmp_path / "words.parquet"))
     with pytest.raises(DataError, match="no Parquet file"):
         VectorFile(tmp_path / "nothing").count()
     frame.clear().write_parquet(tmp_path / "empty.parquet")
