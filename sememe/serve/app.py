@@ -241,11 +241,20 @@ async def _problem(_: Request, error: Exception) -> Response:
 async def _unrouted(request: Request, error: Exception) -> Response:
     """What no route takes: 404 and 405."""
     assert isinstance(error, HTTPException), "registered for these"
+    status = HTTPStatus(error.status_code)
     problem = HttpProblem(
         f"{request.method} {request.url.path} is no route of this API",
         fix="see /openapi.json for those there are",
-        status=HTTPStatus(error.status_code),
+        status=status,
     )
     response = Reply.of_problem(problem).as_response()
-    response.headers.update(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["allow"] = ", ".join(_methods(request.url.path))
     return response
+
+
+def _methods(path: str) -> list[str]:
+    """What may be asked of a path."""
+    stems = [(route.method, *route.path.partition("{")) for route in ROUTES]
+    found = {method for method, stem, brace, _ in stems if path == stem or (brace and path.startswith(stem))}
+    return sorted(found) or ["GET"]

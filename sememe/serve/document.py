@@ -21,7 +21,8 @@ WHEN = {
     HTTPStatus.REQUEST_TIMEOUT: "The body came too slowly.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not marked as JSON.",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "The request does not fit, or asks for what the model cannot do.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "The request does not fit this description.",
+    HTTPStatus.CONFLICT: "The model that answers cannot do this: it has not the rule, the items, vectors.",
     HTTPStatus.TOO_MANY_REQUESTS: "Too much at once: wait as long as Retry-After says.",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "The headers are too long.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "The server failed.",
@@ -32,6 +33,7 @@ OF_BODIES = {
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.CONFLICT,
 }
 USER_ID = TypeAdapter(wire.IdText).json_schema()
 REF = "#/components/schemas/{model}"

@@ -72,7 +72,8 @@ def problem_of(error: Exception) -> HttpProblem:
     if isinstance(error, StoreDownError):
         return HttpProblem(error.problem, fix=error.fix, status=HTTPStatus.SERVICE_UNAVAILABLE, retry_after=1.0)
     if isinstance(error, SememeError):
-        return HttpProblem(error.problem, fix=error.fix, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+        # The request fits the description of the API, and not what answers now: the model, its rules, its items.
+        return HttpProblem(error.problem, fix=error.fix, status=HTTPStatus.CONFLICT)
     return HttpProblem(
         "the server failed on this request",
         fix="try again; if it stays, look into the server's log",

@@ -16,16 +16,29 @@ MOST_NAMES = 20
 ID_LENGTH = 256
 
 
+LEAST, MOST = -(2**63), 2**63 - 1
+
+
+def _as_whole(value: Any) -> Any:
+    """3.0 is as whole as 3 in JSON, which knows numbers only."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _as_text(value: Any) -> Any:
     """A whole number as text; JSON's true is none."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, str):
+        return value
+    value = _as_whole(value)
+    is_id = isinstance(value, int) and not isinstance(value, bool) and LEAST <= value <= MOST
+    return str(value) if is_id else value
 
 
 # A NUL is text that not every store can keep.
 _TEXT = r"^[^\u0000]+$"
 IdText = Annotated[str, Field(min_length=1, max_length=ID_LENGTH, pattern=_TEXT)]
-_Number = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+_Number = Annotated[int, Field(ge=LEAST, le=MOST)]
 Id = Annotated[IdText, BeforeValidator(_as_text, json_schema_input_type=IdText | _Number)]
+Whole = Annotated[int, BeforeValidator(_as_whole, json_schema_input_type=int)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=_TEXT)]
 Scalar = Annotated[str, Field(max_length=1024)] | StrictBool | int | float | None
 
@@ -62,7 +75,7 @@ class RecommendRequest(Wire):
     """What the run and the store know of this user is read."""
     history: Ids = Field(default_factory=list)
     """Item ids, oldest first, that come after what is known of the user; unknown ones are passed over and counted."""
-    k: int = Field(default=10, ge=1, le=MOST_LISTED)
+    k: Whole = Field(default=10, ge=1, le=MOST_LISTED)
     """How many items."""
     rules: Rules = Field(default_factory=list)
     """All of them must hold of a recommended item: names of rules, or `any_of` or `none_of` several."""
@@ -78,7 +91,7 @@ class RecommendRequest(Wire):
     """Whether items come with their titles."""
     context: dict[Name, Scalar] = Field(default_factory=dict, max_length=32)
     """What else is known of the request: page, device.  It changes nothing in the answer."""
-    budget_ms: int | None = Field(default=None, ge=1, le=60_000)
+    budget_ms: Annotated[Whole, Field(ge=1, le=60_000)] | None = None
     """After so many milliseconds the fallback answers."""
 
 
@@ -174,7 +187,7 @@ class SimilarRequest(Wire):
     """Items whose like is looked for."""
 
     item_ids: list[Id] = Field(min_length=1, max_length=100)
-    k: int = Field(default=10, ge=1, le=MOST_LISTED)
+    k: Whole = Field(default=10, ge=1, le=MOST_LISTED)
     rules: Rules = Field(default_factory=list)
     exclude: Ids = Field(default_factory=list)
     titles: StrictBool = False
@@ -198,7 +211,7 @@ class Event(Wire):
     user_id: Id
     item_id: Id
     """May be unknown to the model."""
-    timestamp: int | None = Field(default=None, ge=0, le=253_402_300_799_999)
+    timestamp: Annotated[Whole, Field(ge=0, le=253_402_300_799_999)] | None = None
     """Milliseconds since 1970 UTC; the time of arrival where absent."""
     event_type: Name | None = None
     value: float | None = None
@@ -274,7 +287,7 @@ class DeleteAnswer(Wire):
 class StockRequest(Wire):
     """Which items can be had; items that nothing was ever said of can."""
 
-    stock: dict[IdText, StrictBool | Annotated[int, Field(ge=0, le=2**53 - 1)]] = Field(
+    stock: dict[IdText, StrictBool | Annotated[Whole, Field(ge=0, le=2**53 - 1)]] = Field(
         min_length=1, max_length=100_000
     )
     """Whether an item can be had, or how many pieces of it there are."""

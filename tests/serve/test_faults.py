@@ -54,10 +54,13 @@ def is_problem(response: Any, status: int) -> dict[str, Any]:
         ("recommend", b'{"user_id": "a\\u0000"}', 422, "user_id"),
         ("recommend", b'{"user_id": true}', 422, "user_id"),
         ("recommend", b'{"user_id": 1.5}', 422, "user_id"),
-        ("recommend", b'{"rules": ["nowhere"]}', 422, "there is no predicate 'nowhere'"),
+        ("recommend", b'{"user_id": 9223372036854775808}', 422, "user_id"),
+        ("recommend", b'{"user_id": 1e999}', 422, "user_id"),
+        ("recommend", b'{"k": 2.5}', 422, "k"),
+        ("recommend", b'{"rules": ["nowhere"]}', 409, "there is no predicate 'nowhere'"),
         ("recommend", b'{"rules": [{"any_of": []}]}', 422, "rules"),
         ("recommend:batch", b'{"requests": []}', 422, "requests"),
-        ("recommend:batch", b'{"requests": [{}, {"rules": ["x"]}]}', 422, "request 1: there is no predicate"),
+        ("recommend:batch", b'{"requests": [{}, {"rules": ["x"]}]}', 409, "request 1: there is no predicate"),
         ("similar", b'{"item_ids": []}', 422, "item_ids"),
         ("events", b"{}", 422, "event_id"),
         ("events", b'{"events": []}', 422, "events"),
@@ -97,6 +100,7 @@ def test_what_no_route_takes_is_told(server: Server) -> None:
     assert is_problem(server.http.get("/v1/nowhere"), 404)
     response = server.http.get("/v1/recommend")
     assert is_problem(response, 405) and response.headers["allow"] == "POST"
+    assert server.http.post("/v1/users/a/b").headers["allow"] == "DELETE, GET"
     response = server.http.post("/v1/recommend", content=b"{}", headers={"content-type": "text/plain"})
     assert "application/json" in is_problem(response, 415)["fix"]
     assert is_problem(server.http.get("/v1/users/"), 422)

@@ -118,6 +118,13 @@ def test_ids_that_are_not_known_are_passed_over_and_counted(server: Server) -> N
     assert server.recommend(history=["x"], exclude=["y", ids[0]])["unknown"] == 2
 
 
+def test_whole_numbers_are_ids_and_counts_however_they_are_written(server: Server) -> None:
+    server.send("7", server.ids()[0])
+    for user in ("7", 7, 7.0):
+        told = server.recommend(user_id=user, k=3.0)
+        assert told["history"]["store"] == 1 and len(told["items"]) == 3
+
+
 def test_titles_come_where_they_are_asked_for(server: Server) -> None:
     catalog = server.service.served.engine.serving.run.world.catalog
     titles = dict(zip(catalog.frame["item_id"].to_list(), catalog.frame["title"].to_list(), strict=True))
@@ -172,9 +179,9 @@ def test_a_row_that_counts_has_lists_and_says_what_it_cannot_do(serve: Any, coun
         ("recommend", {"history": ids[:1], "rules": ["x"]}, "this model has none"),
         ("similar", {"item_ids": ids[:1]}, "neither item vectors nor semantic IDs"),
     ):
-        told = server.post(path, body, status=422)
+        told = server.post(path, body, status=409)
         assert problem in told["detail"] and told["fix"]
-    assert server.http.put("/v1/stock", json={"stock": {ids[0]: False}}).status_code == 422
+    assert server.http.put("/v1/stock", json={"stock": {ids[0]: False}}).status_code == 409
     assert server.store.changes_since(0, limit=10) == []
 
 
@@ -187,7 +194,7 @@ def test_similar_items_are_the_nearest(server: Server, serve: Any, fresh: Served
     order = [item for item in np.argsort(-cosines) if item not in (4, 5)][:6]
     assert [item for item, _ in pairs(told)] == [ids[item] for item in order] and told["by"] == "vectors"
     np.testing.assert_allclose([score for _, score in pairs(told)], cosines[order], atol=1e-5)
-    assert server.post("similar", {"item_ids": ["x"]}, status=422)["detail"].startswith("the model knows none")
+    assert server.post("similar", {"item_ids": ["x"]}, status=409)["detail"].startswith("the model knows none")
     coded = serve(replace(fresh, nearest=replace(fresh.nearest, space=replace(space, vectors=None))))
     told = coded.post("similar", {"item_ids": [ids[4]], "k": 3})
     shared = (np.cumprod(space.codes.matrix == space.codes.matrix[4], axis=1).sum(1) / 3).tolist()
