@@ -123,7 +123,7 @@ def grow(directory: Path, new: pl.DataFrame, *, seed: int) -> Grown:
     clock["embed"] = time.perf_counter()
     after = before.add(new["item_id"], vectors=vectors)
     clock["code"] = time.perf_counter()
-    every = np.concatenate([items.vectors, vectors])
+    every = after.vectors(items.vectors)
     recommenders = {}
     for name in (run.recipe.name, *(f"{run.recipe.name}:{view.name}" for view in run.recipe.views)):
         known = open_run(directory, model=name, seed=seed).recommender

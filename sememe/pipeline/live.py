@@ -3,9 +3,13 @@
     catalogue = start_catalogue(run.world, items)
     vectors = embed_new(recipe, world, items, frame)
     newer = catalogue.add(frame["item_id"], vectors=vectors)
-    recommender = follow(recommender, catalogue, newer, vectors=np.concatenate([items.vectors, vectors]))
+    recommender = follow(recommender, catalogue, newer, vectors=newer.vectors(items.vectors))
 
-Nothing is fitted or trained again: an item that comes is known by its codes and its content.
+Nothing is fitted or trained again: an item that comes is known by its codes and its content.  A catalogue keeps the
+vectors of what came, on disk too, so that another process goes on from there:
+
+    first, now = start_catalogue(run.world, items), open_catalogue(folder).catalogue
+    recommender = follow(run.recommender, first, now, vectors=now.vectors(items.vectors))
 
 Shape legend: I items of the run, n items that came, dim the width of vectors.
 """
@@ -93,8 +97,8 @@ def follow(
     """What `recommender`, which offers the items of `older`, is for the items of `newer`.
 
     Args:
-        older, newer: `newer` came from `older` by additions, removals and updates.
-        vectors: (I + n, dim) of all rows of `newer`, where the model reads content.
+        older, newer: `newer` came from `older` by additions, removals and updates, in this process or another.
+        vectors: (I + n, dim) of all rows of `newer`, where the model reads content: `newer.vectors(items.vectors)`.
 
     Raises:
         ConfigError: the recommender knows items by their numbers alone, or has a fitted last word, whose statistics

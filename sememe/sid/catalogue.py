@@ -12,26 +12,30 @@ histories, in logs and by a model that was trained on it.
 
 Every change gives a new catalogue and leaves the old one as it was; one that fails gives none.
 
-Shape legend: I rows, n items of a call, dim the width of vectors, D levels of the tokenizer, L levels in all, R retired
-codes.
+Vectors are kept of what came or was updated since the fit; those of the fit belong to whoever fitted.
+
+Shape legend: I rows, F of them of the fit, S with a code since then, n items of a call, dim the width of vectors, D
+levels of the tokenizer, L levels in all, R retired codes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from sememe.core.errors import DataError
 from sememe.core.schema import BoolArray, Codes, FloatArray, Int32Array, Int64Array
 from sememe.sid.collisions import tuple_groups
 from sememe.sid.fitted import FittedTokenizer
+from sememe.sid.item_ids import ItemIds, id_series
 from sememe.sid.place import Arrivals, is_among, joint_keys, place
 from sememe.sid.rqkmeans import check_vectors
 
-ItemIds = Sequence[int] | Sequence[str] | pl.Series
+Number = TypeVar("Number", bound=np.generic)
 BLOCK_ROWS = 65_536
-"""Vectors that are reconstructed at once."""
+"""Vectors that are coded or reconstructed at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,9 @@ class LiveCatalogue:
 
     codes: Codes
     """(I, L) the code of each row; of a removed item, the last one that it had."""
+    said: Int32Array
+    """(I, D) what the tokenizer's `encode` said of the row's vector when it got its code.  Where codes were dealt out
+    to a catalogue as a whole, the code may be another one, and only this tells whether the content moved."""
     item_ids: pl.Series
     """(I,) Int64 or String, all different."""
     tokenizer: FittedTokenizer
@@ -74,6 +81,8 @@ class LiveCatalogue:
     """(I,) squared distance of the item's vector from what its code stands for."""
     since_fit: BoolArray
     """(I,) whether the row's code was given to it later than the fit."""
+    since_vectors: FloatArray
+    """(S, dim) vectors of the rows of `since_fit`, in the order of the rows."""
     spread: float
     """Mean squared distance of the fitted vectors from their mean."""
     fresh: FreshItems | None = None
@@ -102,7 +111,7 @@ class LiveCatalogue:
             DataError: numbers of rows differ, an id is there twice, codes do not fit the tokenizer, or two items share
                 a code though they are not left tied.
         """
-        ids = _series(item_ids)
+        ids = id_series(item_ids)
         check_vectors(vectors)
         if not len(ids) == len(vectors) == codes.num_items:
             raise DataError(
@@ -110,16 +119,18 @@ class LiveCatalogue:
                 fix="give one id, one vector and one code per item, in the same order",
             )
         _check_codes(codes, tokenizer)
-        tokenizer.encode(vectors[:1])  # refuses vectors of another width
+        said = _said(tokenizer, vectors)
         rows = len(ids)
         return cls(
             codes=codes,
+            said=said,
             item_ids=ids,
             tokenizer=tokenizer,
             live=np.ones(rows, np.bool_),
             retired=np.empty((0, codes.num_levels), np.int32),
             errors=_errors(tokenizer, vectors, codes.matrix),
             since_fit=np.zeros(rows, np.bool_),
+            since_vectors=np.empty((0, vectors.shape[1]), np.float32),
             spread=_spread(vectors),
             fresh=fresh,
         )
@@ -131,11 +142,29 @@ class LiveCatalogue:
 
     def rows(self, item_ids: ItemIds) -> Int64Array:
         """(n,) rows of items, offered or removed.  Raises DataError for an id that never was there."""
-        ids = _series(item_ids, like=self.item_ids)
+        ids = id_series(item_ids, like=self.item_ids)
         rows = self._lookup(ids)
         if (rows < 0).any():
             raise self._unknown(ids[int((rows < 0).argmax())])
         return rows
+
+    def vectors(self, fitted: FloatArray) -> FloatArray:
+        """float32 (I, dim) of all rows, offered or not, given those of the fit (F, dim), in the order of their rows.
+
+        Raises DataError where `fitted` are not those.
+        """
+        rows = len(fitted)
+        if rows > len(self.live) or not self.since_fit[rows:].all() or fitted.shape[1:] != self.since_vectors.shape[1:]:
+            raise DataError(
+                f"vectors of shape {fitted.shape} are not those that the catalogue was started with: of its "
+                f"{len(self.live)} rows {int((~self.since_fit).sum())} have the code of the fit, and its vectors are "
+                f"{self.since_vectors.shape[1]} wide",
+                fix="give the vectors that were given to LiveCatalogue.start()",
+            )
+        every = np.empty((len(self.live), fitted.shape[1]), np.float32)
+        every[:rows] = fitted
+        every[self.since_fit] = self.since_vectors
+        return every
 
     def add(self, item_ids: ItemIds, *, vectors: FloatArray) -> "LiveCatalogue":
         """With these items too; one that was removed comes back to its row, with its old code where that still fits.
@@ -143,7 +172,7 @@ class LiveCatalogue:
         Raises:
             DataError: ids are repeated or there already, vectors cannot be coded, or a tuple has no code left.
         """
-        ids = _series(item_ids, like=self.item_ids)
+        ids = id_series(item_ids, like=self.item_ids)
         rows = self._lookup(ids)
         again = np.flatnonzero((rows >= 0) & self.live[rows])
         if len(again):
@@ -172,7 +201,8 @@ class LiveCatalogue:
         return replace(self, live=live, retired=self._retired_with(self.codes.matrix[rows], retire=retire))
 
     def update(self, item_ids: ItemIds, *, vectors: FloatArray, retire: bool = True) -> "LiveCatalogue":
-        """With codes for new vectors of items that are offered; those whose semantic codes do not change keep theirs.
+        """With codes for new vectors of items that are offered; an item keeps its code where the tokenizer says the
+        same of its new vector as of the one before.
 
         retire: whether codes that an item loses are kept from others.
 
@@ -209,39 +239,54 @@ class LiveCatalogue:
             raise DataError(
                 f"{len(rows)} item ids for {len(vectors)} vectors", fix="give one vector per id, in the same order"
             )
-        arrivals = Arrivals(vectors=vectors, semantic=self.tokenizer.encode(vectors), own=own)
+        said = self.tokenizer.encode(vectors)
+        same = (own[:, 0] >= 0) & (said == self.said[rows]).all(axis=1)
+        semantic = np.where(same[:, None], own[:, : said.shape[1]], said)
+        arrivals = Arrivals(vectors=vectors, semantic=semantic, own=own)
         others = self.live.copy()
         others[rows] = False
         mine = own[arrivals.has_own]
         taken = np.concatenate([self.codes.matrix[others], self._without(self.retired, mine)])
         placed = place(arrivals, taken=taken, codes=self.codes, tokenizer=self.tokenizer)
-        matrix, live = self.codes.matrix.copy(), self.live.copy()
-        errors, since_fit = self.errors.copy(), self.since_fit.copy()
-        left = matrix[rows][self.live[rows] & (matrix[rows] != placed).any(axis=1)]
-        matrix[rows], live[rows], since_fit[rows] = placed, True, True
-        errors[rows] = _errors(self.tokenizer, vectors, placed)
-        newer = replace(self, codes=replace(self.codes, matrix=matrix), live=live, errors=errors, since_fit=since_fit)
+        left = self.codes.matrix[rows][self.live[rows] & (self.codes.matrix[rows] != placed).any(axis=1)]
+        newer = replace(
+            self._noted(rows, vectors),
+            codes=replace(self.codes, matrix=_with(self.codes.matrix, rows, placed)),
+            said=_with(self.said, rows, said),
+            live=_with(self.live, rows, True),
+            errors=_with(self.errors, rows, _errors(self.tokenizer, vectors, placed)),
+        )
         return replace(newer, retired=self._without(self._retired_with(left, retire=retire), placed))
 
+    def _noted(self, rows: Int64Array, vectors: FloatArray) -> "LiveCatalogue":
+        """With `vectors` (n, dim) as those of `rows` (n,), which have a code since the fit now."""
+        since_fit = _with(self.since_fit, rows, True)
+        place = np.cumsum(since_fit) - 1
+        kept = np.empty((int(since_fit.sum()), vectors.shape[1]), np.float32)
+        kept[place[self.since_fit]] = self.since_vectors
+        kept[place[rows]] = vectors
+        return replace(self, since_fit=since_fit, since_vectors=kept)
+
     def _grown(self, ids: pl.Series) -> "LiveCatalogue":
-        """With rows for `ids`, which are not offered and have no code yet."""
+        """With rows for `ids`, which are not offered and have no code and no vector yet."""
         more = len(ids)
         blank = np.full((more, self.codes.num_levels), -1, np.int32)
         return replace(
             self,
             codes=replace(self.codes, matrix=np.concatenate([self.codes.matrix, blank])),
+            said=np.concatenate([self.said, blank[:, : self.said.shape[1]]]),
             item_ids=pl.concat([self.item_ids, ids]),
             live=np.concatenate([self.live, np.zeros(more, np.bool_)]),
             errors=np.concatenate([self.errors, np.zeros(more, np.float32)]),
-            since_fit=np.concatenate([self.since_fit, np.ones(more, np.bool_)]),
+            since_fit=np.concatenate([self.since_fit, np.zeros(more, np.bool_)]),
         )
 
     def _old_codes(self, rows: Int64Array) -> Int32Array:
         """(n, L) the codes that `rows`, which are not offered, had, -1 where another item has it now or it never had
-        one."""
+        one; codes that are left tied may be had by many."""
         own = self.codes.matrix[rows].copy()
         had = np.flatnonzero(own[:, 0] >= 0)
-        if len(had) == 0:
+        if len(had) == 0 or self.codes.collisions == "tied":
             return own
         mine, others = joint_keys([own[had], self.codes.matrix[self.live]], self.codes.codebook_sizes)
         _, first = np.unique(mine, return_index=True)
@@ -270,7 +315,7 @@ class LiveCatalogue:
         return found["row"].fill_null(-1).to_numpy().copy()
 
     def _live_rows(self, item_ids: ItemIds) -> Int64Array:
-        ids = _series(item_ids, like=self.item_ids)
+        ids = id_series(item_ids, like=self.item_ids)
         rows = self._lookup(ids)
         missing = np.flatnonzero((rows < 0) | ~self.live[rows])
         if not len(missing):
@@ -285,30 +330,6 @@ class LiveCatalogue:
             f"there is no item {wanted!r} in the catalogue",
             fix=f"add it first; ids of this catalogue look like {self.item_ids[:3].to_list()}",
         )
-
-
-def _series(item_ids: ItemIds, *, like: pl.Series | None = None) -> pl.Series:
-    """Ids as a series; of the type of `like` where that is given.  Raises DataError for what cannot be one."""
-    fix = "give item ids as whole numbers or as text, all of one kind"
-    if isinstance(item_ids, str):
-        raise DataError(f"the item ids are one text, {item_ids!r}", fix="give a list of ids")
-    try:
-        ids = pl.Series("item_id", item_ids, strict=True)
-    except TypeError as error:
-        raise DataError(f"the item ids are no list of ids: {error}", fix=fix) from error
-    wanted = like.dtype if like is not None else pl.String if ids.dtype == pl.String else pl.Int64
-    if len(ids) == 0:
-        return ids.cast(wanted)
-    if not (ids.dtype == pl.String or ids.dtype.is_integer()):
-        raise DataError(f"the item ids are of type {ids.dtype}", fix=fix)
-    # Ids that are all whole numbers may come as text, and ids that are text may be written as numbers.
-    cast = ids.cast(wanted, strict=False)
-    if cast.null_count():
-        bad = ids.filter(cast.is_null())[0]
-        raise DataError(f"item id {bad!r} is no id of type {wanted}, which those of this catalogue are", fix=fix)
-    if like is None and cast.is_duplicated().any():
-        raise DataError(f"item id {cast.filter(cast.is_duplicated())[0]!r} is there twice", fix="give each item once")
-    return cast
 
 
 def _check_codes(codes: Codes, tokenizer: FittedTokenizer) -> None:
@@ -327,6 +348,18 @@ def _check_codes(codes: Codes, tokenizer: FittedTokenizer) -> None:
                 f"{int(shared.sum())} items share their code with another, first item index {int(shared.argmax())}",
                 fix="settle the codes with a collision rule first; KeepTied() leaves items tied",
             )
+
+
+def _with(before: npt.NDArray[Number], rows: Int64Array, values: Any) -> npt.NDArray[Number]:
+    after = before.copy()
+    after[rows] = values
+    return after
+
+
+def _said(tokenizer: FittedTokenizer, vectors: FloatArray) -> Int32Array:
+    """(n, D) what `encode` says of each vector.  Raises DataError for vectors of another width."""
+    blocks = range(0, len(vectors), BLOCK_ROWS)
+    return np.concatenate([tokenizer.encode(vectors[start : start + BLOCK_ROWS]) for start in blocks])
 
 
 def _spread(vectors: FloatArray) -> float:

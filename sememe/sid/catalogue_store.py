@@ -9,8 +9,11 @@ be deleted by hand.  Nothing is pickled.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -119,10 +122,12 @@ def _write(folder: Path, catalogue: LiveCatalogue) -> None:
     codes = catalogue.codes
     arrays = {
         "codes": codes.matrix,
+        "said": catalogue.said,
         "live": catalogue.live,
         "retired": catalogue.retired,
         "errors": catalogue.errors,
         "since_fit": catalogue.since_fit,
+        "since_vectors": catalogue.since_vectors,
     }
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "arrays.safetensors")
     save_tokenizer(folder / "tokenizer.safetensors", catalogue.tokenizer)
@@ -133,7 +138,7 @@ def _write(folder: Path, catalogue: LiveCatalogue) -> None:
         "collisions": codes.collisions,
         "tokenizer": kind_of(catalogue.tokenizer),
         "spread": catalogue.spread,
-        "fresh": None if catalogue.fresh is None else asdict(catalogue.fresh),
+        "fresh": None if catalogue.fresh is None else _plain_fresh(catalogue.fresh),
     }
     (folder / "catalogue.json").write_text(json.dumps(layout, indent=2) + "\n", encoding="utf-8")
 
@@ -141,6 +146,11 @@ def _write(folder: Path, catalogue: LiveCatalogue) -> None:
 def _read(folder: Path) -> LiveCatalogue:
     layout = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
     arrays, fresh = load_file(folder / "arrays.safetensors"), layout["fresh"]
+    if "since_vectors" not in arrays:
+        raise ArtifactError(
+            f"{folder} holds no vectors of the items that came since the fit: an older Sememe wrote it",
+            fix="start the catalogue from its run, and add those items again",
+        )
     return LiveCatalogue(
         codes=Codes(
             matrix=arrays["codes"],
@@ -148,14 +158,30 @@ def _read(folder: Path) -> LiveCatalogue:
             num_semantic_levels=int(layout["num_semantic_levels"]),
             collisions=str(layout["collisions"]),
         ),
+        said=arrays["said"],
         item_ids=pl.read_parquet(folder / "items.parquet")["item_id"],
         tokenizer=load_tokenizer(folder / "tokenizer.safetensors", kind=str(layout["tokenizer"])),
         live=arrays["live"],
         retired=arrays["retired"],
         errors=arrays["errors"],
         since_fit=arrays["since_fit"],
+        since_vectors=arrays["since_vectors"],
         spread=float(layout["spread"]),
-        fresh=None if fresh is None else FreshItems(**{**fresh, "divergences": tuple(fresh["divergences"])}),
+        fresh=None if fresh is None else _read_fresh(fresh),
+    )
+
+
+def _plain_fresh(fresh: FreshItems) -> dict[str, Any]:
+    """As JSON, which has no infinity: a tokenizer that meets all fitted items has none for the ratio."""
+    return {**asdict(fresh), "error_ratio": fresh.error_ratio if isfinite(fresh.error_ratio) else None}
+
+
+def _read_fresh(content: Mapping[str, Any]) -> FreshItems:
+    ratio = content["error_ratio"]
+    return FreshItems(
+        error_ratio=float("inf") if ratio is None else ratio,
+        collision_share=content["collision_share"],
+        divergences=tuple(content["divergences"]),
     )
 
 

@@ -40,6 +40,8 @@ class CodeChanges:
     """Share of the items whose full code is another one, the number that tells items apart included."""
     prefixes_unmatched: tuple[float, ...]
     """(D,) what `prefixes` was before the new codes took the old names."""
+    given_again: int
+    """Items whose code the old catalogue had retired.  None where a number tells items apart: another is given then."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -54,6 +56,8 @@ class CodeChanges:
                 zip(self.codes, self.prefixes, self.prefixes_unmatched, strict=True), start=1
             )
         ]
+        if self.given_again:
+            lines.append(f"  {self.given_again:,} items have a code that the old catalogue had retired")
         return "\n".join(lines)
 
 
@@ -68,8 +72,12 @@ class Matched:
 def match_catalogue(new: LiveCatalogue, *, old: LiveCatalogue) -> Matched:
     """`new`, fitted again, with codes, numbers and tokenizer renamed after `old`, over the items that both offer.
 
+    Codes that `old` had retired stay retired, where the catalogues have as many levels.  With numbers that tell items
+    apart, nobody has one of them; without, a new item may (`CodeChanges.given_again`), since its codes say what it is.
+
     Raises:
-        DataError: the tokenizers have other codebook sizes, or no item is offered by both.
+        DataError: the tokenizers have other codebook sizes, no item is offered by both, or a tuple has no number left
+            that is not retired.
     """
     sizes = new.tokenizer.codebook_sizes
     if sizes != old.tokenizer.codebook_sizes or max(sizes) > MOST_CODES:
@@ -85,8 +93,9 @@ def match_catalogue(new: LiveCatalogue, *, old: LiveCatalogue) -> Matched:
     depth = len(sizes)
     before, after = old.codes.matrix[there, :depth], new.codes.matrix[here, :depth]
     labels = match_levels(after, before, sizes)
-    renamed = _renamed(new, labels)
+    renamed = _retiring(_renamed(new, labels), old)
     renamed = _renumbered(renamed, here, old.codes.matrix[there], old.codes.num_levels)
+    retired = _kept_from_all(renamed)
     now = renamed.codes.matrix[here]
     same_shape = now.shape[1] == old.codes.num_levels
     ids_changed = (now != old.codes.matrix[there]).any(axis=1) if same_shape else np.ones(len(ids), np.bool_)
@@ -96,8 +105,9 @@ def match_catalogue(new: LiveCatalogue, *, old: LiveCatalogue) -> Matched:
         prefixes=_prefix_shares(now[:, :depth], before),
         ids=float(ids_changed.mean()),
         prefixes_unmatched=_prefix_shares(after, before),
+        given_again=len(renamed.retired) - len(retired),
     )
-    return Matched(renamed, changes)
+    return Matched(replace(renamed, retired=retired), changes)
 
 
 def match_levels(new: Int32Array, old: Int32Array, sizes: tuple[int, ...]) -> tuple[Int64Array, ...]:
@@ -172,9 +182,26 @@ def _renamed(catalogue: LiveCatalogue, labels: Sequence[Int64Array]) -> LiveCata
     return replace(
         catalogue,
         codes=replace(catalogue.codes, matrix=full(catalogue.codes.matrix)),
+        said=_rename(catalogue.said, labels),
         retired=full(catalogue.retired),
         tokenizer=FittedRelabelled(catalogue.tokenizer, labels),
     )
+
+
+def _retiring(catalogue: LiveCatalogue, old: LiveCatalogue) -> LiveCatalogue:
+    """With what `old` had retired, as far as `catalogue` could give it to anybody."""
+    codes = catalogue.codes
+    if codes.num_levels != old.codes.num_levels or codes.collisions == "tied":
+        return catalogue
+    could = (old.retired < np.array(codes.codebook_sizes)).all(axis=1)
+    return replace(catalogue, retired=np.unique(np.concatenate([catalogue.retired, old.retired[could]]), axis=0))
+
+
+def _kept_from_all(catalogue: LiveCatalogue) -> Int32Array:
+    """(R, L) the retired codes that no offered item has."""
+    codes = catalogue.codes
+    retired, given = joint_keys([catalogue.retired, codes.matrix[catalogue.live]], codes.codebook_sizes)
+    return catalogue.retired[~is_among(retired, given)]
 
 
 def _renumbered(catalogue: LiveCatalogue, here: Int64Array, old: Int32Array, old_levels: int) -> LiveCatalogue:
@@ -194,7 +221,14 @@ def _renumbered(catalogue: LiveCatalogue, here: Int64Array, old: Int32Array, old
     others = np.setdiff1d(np.flatnonzero(catalogue.live), keepers)
     held = np.concatenate([matrix[keepers], catalogue.retired])
     asked, known = joint_keys([matrix[others, :depth], held[:, :depth]], sizes[:depth])
-    matrix[others, -1] = smallest_free(asked, known, held[:, -1], size=size)
+    numbers = smallest_free(asked, known, held[:, -1], size=size)
+    if (numbers >= size).any():
+        full = tuple(int(code) for code in matrix[others[int((numbers >= size).argmax())], :depth])
+        raise DataError(
+            f"of the {size} numbers of the semantic codes {full}, too few are neither given nor retired",
+            fix="release() the old catalogue's retired codes where nothing refers to them any more",
+        )
+    matrix[others, -1] = numbers
     return replace(catalogue, codes=replace(codes, matrix=matrix))
 
 

@@ -104,15 +104,35 @@ def test_what_comes_is_recommended_and_nobody_else_moves(later: Later) -> None:
     newer = catalogue.add(later.new["item_id"], vectors=vectors)
     np.testing.assert_array_equal(newer.codes.matrix[:known], items.codes.matrix)
     assert len(np.unique(newer.codes.matrix, axis=0)) == known + 2
-    recommender = follow(run.recommender, catalogue, newer, vectors=np.concatenate([items.vectors, vectors]))
+    np.testing.assert_array_equal(newer.vectors(items.vectors), np.concatenate([items.vectors, vectors]))
+    recommender = follow(run.recommender, catalogue, newer, vectors=newer.vectors(items.vectors))
     history = [np.array([0, 1, 2], np.int32)]
     before, after = (one.recommend(history, k=known + 2) for one in (run.recommender, recommender))
     assert sorted(after.items[0]) == [*range(known + 2)] and before.items.max() == known - 1
     # Whoever read a new item is served too.
     assert (recommender.recommend([np.array([known, known + 1], np.int32)], k=5).items >= 0).all()
     gone = newer.remove([later.new["item_id"][0]])
-    listed = follow(recommender, newer, gone, vectors=np.concatenate([items.vectors, vectors])).recommend(history, k=99)
+    listed = follow(recommender, newer, gone, vectors=gone.vectors(items.vectors)).recommend(history, k=99)
     assert known not in listed.items and known + 1 in listed.items
+
+
+def test_a_catalogue_opened_elsewhere_is_followed_as_where_it_grew(later: Later, tmp_path: Path) -> None:
+    run, items, catalogue = opened(later)
+    assert items.vectors is not None
+    newer = catalogue.add(later.new["item_id"], vectors=embed_new(run.recipe, run.world, items, later.new))
+    newer = newer.update([newer.item_ids[0]], vectors=items.vectors[5:6]).remove([newer.item_ids[2]])
+    save_catalogue(tmp_path / "catalogue", newer, based_on=None)
+    # All that another process has: the directories of the run and of the catalogue.
+    other, known, started = opened(later)
+    saved = open_catalogue(tmp_path / "catalogue").catalogue
+    assert known.vectors is not None
+    every = saved.vectors(known.vectors)
+    np.testing.assert_array_equal(every[0], items.vectors[5])
+    histories = [np.array([0, 1, 4], np.int32), np.array([len(every) - 1, len(every) - 2], np.int32)]
+    here = follow(run.recommender, catalogue, newer, vectors=newer.vectors(items.vectors)).recommend(histories, k=9)
+    there = follow(other.recommender, started, saved, vectors=every).recommend(histories, k=9)
+    np.testing.assert_array_equal(there.items, here.items)
+    np.testing.assert_array_equal(there.scores, here.scores)
 
 
 def test_new_items_stand_beside_those_that_are_like_them(later: Later) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from planted_line import LINE, on_line
 
 from sememe.core.errors import DataError
+from sememe.sid.balanced import BalancedKMeans
 from sememe.sid.catalogue import LiveCatalogue
 from sememe.sid.collisions import CollisionToken, KeepTied
 from sememe.sid.encode import settle_catalog
@@ -136,6 +137,52 @@ def test_what_changed_is_told_to_those_that_follow() -> None:
             newer.changes_since(other)
 
 
+def balanced(rule: Any, *, seed: int = 0, rows: int = 600) -> tuple[LiveCatalogue, np.ndarray]:
+    """A catalogue whose codes were dealt out to it as a whole: some items have codes that are not their nearest."""
+    vectors = np.random.default_rng(seed).standard_normal((rows, 8)).astype(np.float32)
+    part = BalancedKMeans(levels=2, codebook_size=16, iterations=5)
+    settled = settle_catalog(rule, tokenizer=part.fit(vectors, seed=0), vectors=vectors, seed=0)
+    catalogue = LiveCatalogue.start(
+        settled.codes, item_ids=list(range(rows)), tokenizer=settled.tokenizer, vectors=vectors
+    )
+    return catalogue, vectors
+
+
+@pytest.mark.parametrize(
+    "rule", [CollisionToken(size=64), KeepTied(), ExtraLevel(size=8, token=64), ReassignLast()], ids=repr
+)
+def test_where_codes_were_dealt_out_as_a_whole_the_same_content_keeps_its_code(rule: Any) -> None:
+    before, vectors = balanced(rule, rows=600 if not isinstance(rule, ReassignLast) else 200)
+    depth, ids = len(before.tokenizer.codebook_sizes), before.item_ids.to_list()
+    assert (before.codes.matrix[:, :depth] != before.tokenizer.encode(vectors)).any(axis=1).mean() > 0.02
+    same = before.update(ids, vectors=vectors)
+    np.testing.assert_array_equal(same.codes.matrix, before.codes.matrix)
+    assert len(same.retired) == 0
+    some = ids[::3]
+    back = before.remove(some).add(some, vectors=vectors[::3])
+    np.testing.assert_array_equal(back.codes.matrix, before.codes.matrix)
+    assert len(back.retired) == 0
+    # What moved is coded like everything that comes: by its nearest codes.
+    far = vectors[:1] + np.float32(3)
+    moved = before.update([0], vectors=far).codes.matrix[0]
+    firm = depth - 1 if isinstance(rule, ReassignLast) else depth
+    np.testing.assert_array_equal(moved[:firm], before.tokenizer.encode(far)[0, :firm])
+
+
+def test_vectors_that_came_since_the_fit_are_kept_in_their_rows() -> None:
+    fitted = on_line(0, 0.1, 100)
+    np.testing.assert_array_equal(NUMBERED.vectors(fitted), fitted)
+    newer = NUMBERED.add(["d", "e"], vectors=on_line(5, 6)).update(["b", "e"], vectors=on_line(0.2, 7)).remove(["d"])
+    newer = newer.add(["f"], vectors=on_line(8))
+    assert newer.vectors(fitted).ravel().tolist() == pytest.approx([0, 0.2, 100, 5, 7, 8])
+    assert newer.add(["d"], vectors=on_line(9)).vectors(fitted).ravel().tolist() == pytest.approx(
+        [0, 0.2, 100, 9, 7, 8]
+    )
+    for wrong in (fitted[:2], on_line(*range(7)), np.zeros((3, 2), np.float32)):
+        with pytest.raises(DataError, match="not those that the catalogue was started with"):
+            newer.vectors(wrong)
+
+
 RULES = {
     "token": CollisionToken(size=64),
     "reassigned": ReassignLast(),
@@ -207,6 +254,7 @@ def test_the_smallest_free_numbers_are_those_of_the_slow_count(seed: int) -> Non
 
 def snapshot(catalogue: LiveCatalogue) -> list[Any]:
     arrays = (catalogue.codes.matrix, catalogue.live, catalogue.retired, catalogue.errors, catalogue.since_fit)
+    arrays += (catalogue.said, catalogue.since_vectors)
     return [array.tolist() for array in arrays] + [catalogue.item_ids.to_list()]
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 from planted_line import LINE, on_line
 from planted_tree import tree
+from safetensors.numpy import load_file, save_file
 
 import sememe.sid.catalogue_store as store
-from sememe.core.artifact import only_writer
+from sememe.core.artifact import only_writer, write_artifact
 from sememe.core.errors import ArtifactError, SememeError
 from sememe.sid.catalogue import FreshItems, LiveCatalogue
 from sememe.sid.catalogue_store import catalogue_versions, open_catalogue, roll_back, save_catalogue
@@ -37,7 +39,7 @@ def small() -> LiveCatalogue:
 
 
 def assert_same(ours: LiveCatalogue, theirs: LiveCatalogue) -> None:
-    for name in ("live", "retired", "errors", "since_fit"):
+    for name in ("live", "retired", "errors", "since_fit", "said", "since_vectors"):
         left, right = getattr(ours, name), getattr(theirs, name)
         assert left.dtype == right.dtype
         np.testing.assert_array_equal(left, right)
@@ -102,6 +104,28 @@ def test_versions_follow_one_another_and_any_can_be_opened_or_made_current(tmp_p
     for number in (2, 3):
         shutil.rmtree(tmp_path / "versions" / f"{number:06d}")
     assert save_catalogue(tmp_path, first, based_on=1) == 4
+
+
+def test_a_ratio_without_bound_is_no_json_and_comes_back_all_the_same(tmp_path: Path) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    endless = replace(small(), fresh=FreshItems(error_ratio=float("inf"), collision_share=0.5, divergences=(0.25,)))
+    save_catalogue(tmp_path, endless, based_on=None)
+    saved = open_catalogue(tmp_path)
+    assert saved.catalogue.fresh == endless.fresh
+    json.loads((saved.manifest.path / "catalogue.json").read_text(), parse_constant=refuse)
+
+
+def test_a_version_without_the_vectors_of_later_items_is_refused(tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "old", kind="catalogue", meta={}) as folder:
+        store._write(folder, small())
+        arrays = load_file(folder / "arrays.safetensors")
+        save_file(
+            {name: array for name, array in arrays.items() if name != "since_vectors"}, folder / "arrays.safetensors"
+        )
+    with pytest.raises(ArtifactError, match="holds no vectors of the items that came since the fit"):
+        store._read(tmp_path / "old")
 
 
 def test_a_writer_that_knows_only_an_older_version_is_refused(tmp_path: Path) -> None:

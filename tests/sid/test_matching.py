@@ -140,6 +140,42 @@ def test_numbers_are_kept_where_the_other_codes_are_and_free_ones_given_elsewher
     assert named == {"a": [0, 0, 0], "c": [0, 0, 2], "d": [1, 0, 0], "b": [1, 0, 1]}
 
 
+def on(rule: Any, tokenizer: Any = LINE, **items: float) -> LiveCatalogue:
+    vectors = on_line(*items.values())
+    codes = settle_catalog(rule, tokenizer=tokenizer, vectors=vectors, seed=0).codes
+    return LiveCatalogue.start(codes, item_ids=list(items), tokenizer=tokenizer, vectors=vectors)
+
+
+def test_what_was_retired_stays_retired_after_a_new_fit() -> None:
+    token = CollisionToken(size=4)
+    old = on(token, a=0, b=0, c=100).remove(["b"])
+    assert old.retired.tolist() == [[0, 0, 1]]
+    # The fit after b was removed knows nothing of it, and numbers a newcomer with what was its number.
+    new = on(token, scrambled(LINE, 3), a=0, d=0, c=100)
+    matched = match_catalogue(new, old=old)
+    named = dict(zip(matched.catalogue.item_ids.to_list(), matched.catalogue.codes.matrix.tolist(), strict=True))
+    assert named == {"a": [0, 0, 0], "d": [0, 0, 2], "c": [1, 0, 0]}
+    assert matched.catalogue.retired.tolist() == [[0, 0, 1]] and matched.changes.given_again == 0
+    # Nor does anybody get it who comes after the fit.
+    later = matched.catalogue.add(["e"], vectors=on_line(0))
+    assert later.codes.matrix[-1].tolist() == [0, 0, 3]
+    assert match_catalogue(new, old=old.release()).catalogue.codes.matrix[1].tolist() == [0, 0, 1]
+    with pytest.raises(DataError, match=r"4 numbers of the semantic codes \(0, 0\), too few") as caught:
+        match_catalogue(on(token, a=0, d=0, e=0, f=0, c=100), old=old)
+    assert "release()" in caught.value.fix
+
+
+def test_without_numbers_it_is_told_who_has_a_code_that_was_retired() -> None:
+    old = on(ReassignLast(), a=0, b=10, c=100, e=110, x=40).remove(["b", "x"])
+    new = on(ReassignLast(), scrambled(LINE, 3), a=0, d=10, c=100, e=110)
+    matched = match_catalogue(new, old=old)
+    assert matched.catalogue.codes.matrix.tolist() == [[0, 0], [0, 2], [1, 0], [1, 2]]
+    assert matched.changes.given_again == 1 and "1 items have a code" in matched.changes.render()
+    assert matched.catalogue.retired.tolist() == [[0, 3]]
+    # Codes of another depth cannot be mistaken for one another.
+    assert match_catalogue(on(CollisionToken(size=4), a=0, c=100), old=old).catalogue.retired.tolist() == []
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000))
 def test_after_matching_codes_are_as_unique_as_before(seed: int) -> None:
@@ -152,6 +188,7 @@ def test_after_matching_codes_are_as_unique_as_before(seed: int) -> None:
     matched = match_catalogue(new, old=old).catalogue
     held = np.concatenate([matched.codes.matrix[matched.live], matched.retired])
     assert len(np.unique(held, axis=0)) == len(held)
+    assert set(map(tuple, old.retired.tolist())) <= set(map(tuple, matched.retired.tolist()))
     for depth in (1, 2):  # the items are grouped as they were
         groups = [np.unique(one.codes.matrix[:, :depth], axis=0, return_inverse=True)[1] for one in (new, matched)]
         assert len(np.unique(np.stack(groups), axis=1).T) == len(np.unique(groups[0]))
