@@ -14,6 +14,7 @@ MOST_LISTED = 500
 MOST_BULK = 1000
 MOST_NAMES = 20
 ID_LENGTH = 256
+NAME_LENGTH = 64
 
 
 LEAST, MOST = -(2**63), 2**63 - 1
@@ -38,9 +39,17 @@ _TEXT = r"^[^\u0000]+$"
 IdText = Annotated[str, Field(min_length=1, max_length=ID_LENGTH, pattern=_TEXT)]
 _Number = Annotated[int, Field(ge=LEAST, le=MOST)]
 Id = Annotated[IdText, BeforeValidator(_as_text, json_schema_input_type=IdText | _Number)]
-Whole = Annotated[int, BeforeValidator(_as_whole, json_schema_input_type=int)]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=_TEXT)]
+Count = Annotated[int, Field(ge=1, le=MOST_LISTED), BeforeValidator(_as_whole)]
+Milliseconds = Annotated[int, Field(ge=1, le=60_000), BeforeValidator(_as_whole)]
+Moment = Annotated[int, Field(ge=0, le=253_402_300_799_999), BeforeValidator(_as_whole)]
+Pieces = Annotated[int, Field(ge=0, le=2**53 - 1), BeforeValidator(_as_whole)]
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=_TEXT)]
 Scalar = Annotated[str, Field(max_length=1024)] | StrictBool | int | float | None
+
+
+def _keys(length: int) -> dict[str, Any]:
+    """That keys of an object must be names too: what pydantic checks, and does not describe whole."""
+    return {"propertyNames": {"minLength": 1, "maxLength": length}, "additionalProperties": False}
 
 
 class Wire(BaseModel):
@@ -75,7 +84,7 @@ class RecommendRequest(Wire):
     """What the run and the store know of this user is read."""
     history: Ids = Field(default_factory=list)
     """Item ids, oldest first, that come after what is known of the user; unknown ones are passed over and counted."""
-    k: Whole = Field(default=10, ge=1, le=MOST_LISTED)
+    k: Count = 10
     """How many items."""
     rules: Rules = Field(default_factory=list)
     """All of them must hold of a recommended item: names of rules, or `any_of` or `none_of` several."""
@@ -89,9 +98,9 @@ class RecommendRequest(Wire):
     """Whether the answer tells why."""
     titles: StrictBool = False
     """Whether items come with their titles."""
-    context: dict[Name, Scalar] = Field(default_factory=dict, max_length=32)
+    context: dict[Name, Scalar] = Field(default_factory=dict, max_length=32, json_schema_extra=_keys(NAME_LENGTH))
     """What else is known of the request: page, device.  It changes nothing in the answer."""
-    budget_ms: Annotated[Whole, Field(ge=1, le=60_000)] | None = None
+    budget_ms: Milliseconds | None = None
     """After so many milliseconds the fallback answers."""
 
 
@@ -187,7 +196,7 @@ class SimilarRequest(Wire):
     """Items whose like is looked for."""
 
     item_ids: list[Id] = Field(min_length=1, max_length=100)
-    k: Whole = Field(default=10, ge=1, le=MOST_LISTED)
+    k: Count = 10
     rules: Rules = Field(default_factory=list)
     exclude: Ids = Field(default_factory=list)
     titles: StrictBool = False
@@ -211,7 +220,7 @@ class Event(Wire):
     user_id: Id
     item_id: Id
     """May be unknown to the model."""
-    timestamp: Annotated[Whole, Field(ge=0, le=253_402_300_799_999)] | None = None
+    timestamp: Moment | None = None
     """Milliseconds since 1970 UTC; the time of arrival where absent."""
     event_type: Name | None = None
     value: float | None = None
@@ -287,8 +296,8 @@ class DeleteAnswer(Wire):
 class StockRequest(Wire):
     """Which items can be had; items that nothing was ever said of can."""
 
-    stock: dict[IdText, StrictBool | Annotated[Whole, Field(ge=0, le=2**53 - 1)]] = Field(
-        min_length=1, max_length=100_000
+    stock: dict[IdText, StrictBool | Pieces] = Field(
+        min_length=1, max_length=100_000, json_schema_extra=_keys(ID_LENGTH)
     )
     """Whether an item can be had, or how many pieces of it there are."""
 
