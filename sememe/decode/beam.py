@@ -13,7 +13,6 @@ Shape legend: N rows, B live beams, K codes of a level, k listed items.
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,10 +41,10 @@ class Found:
     def to_ranked(self, *, source: str) -> Ranked:
         """The same lists as numpy arrays."""
         return Ranked(
-            items=self.items.cpu().numpy().astype(np.int32),
-            scores=self.scores.cpu().numpy().astype(np.float32),
+            items=self.items.int().cpu().numpy(),
+            scores=self.scores.float().cpu().numpy(),
             source=source,
-            tied_beyond=self.tied_beyond.cpu().numpy().astype(np.int64),
+            tied_beyond=self.tied_beyond.long().cpu().numpy(),
             eligible=None if self.eligible is None else self.eligible.cpu().numpy(),
         )
 
@@ -66,8 +65,8 @@ class BeamSearch:
         All items that share a listed semantic ID are found, with equal scores; where they spill over k, `tied_beyond`
         counts the rest.  A row with fewer to offer has a shorter list, and no other: the beam is at least k wide.
         """
-        widths = {"width": max(self.width, k), "first_width": self.first_width}
-        found = search(model, batch, **widths, k=k, trie=trie, seen=seen, allowed=allowed)
+        wide = {"width": max(self.width, k), "first_width": self.first_width}
+        found = search(model, batch, **wide, k=k, trie=trie, seen=seen, allowed=allowed)
         return found.to_ranked(source="beam:code_log_prob")
 
     def describe(self) -> str:
@@ -92,28 +91,23 @@ def search(
     assert width >= 1 and k >= 1, "a search keeps and lists at least one"
     assert not getattr(model, "training", False), "dropout is on: call model.eval() before searching"
     assert tuple(model.codebook_sizes) == trie.codebook_sizes, "the trie and the model come from different codes"
-    eligible = Eligible.build(trie, seen=seen, allowed=allowed, num_rows=len(next(iter(batch.values()))))
+    root = Beams.at_root(len(next(iter(batch.values()))), device=trie.device)
+    eligible = Eligible.build(trie, seen=seen, allowed=allowed, num_rows=len(root.nodes))
     widths = [max(width, first_width)] * (trie.num_levels > 1) + [width] * max(1, trie.num_levels - 1)
-    beams = _walk(model, model.encode(batch), widths=widths, trie=trie, eligible=eligible)
+    beams = _walk(model, model.encode(batch), root, widths=widths, trie=trie, eligible=eligible)
     return list_items(beams, k=k, trie=trie, eligible=eligible)
 
 
-def _walk(model: StepModel, state: Any, *, widths: list[int], trie: Trie, eligible: Eligible) -> Beams:
+def _walk(model: StepModel, state: Any, beams: Beams, *, widths: list[int], trie: Trie, eligible: Eligible) -> Beams:
     """The best leaves of each row, (N, B) with B <= widths[-1]."""
     codes: Tensor | None = None
     parents: Tensor | None = None
-    beams: Beams | None = None
     for depth, width in enumerate(widths):
-        log_probs = model.step(state, codes, parents)
-        if beams is None:
-            start = torch.zeros(log_probs.shape[:2], device=trie.device)
-            beams = Beams(nodes=start.long(), scores=start)
-        candidates = scores_of_children(log_probs, beams, depth=depth, trie=trie)
+        candidates = scores_of_children(model.step(state, codes, parents), beams, depth=depth, trie=trie)
         candidates = eligible.close(candidates, beams, depth=depth)
         kept = keep_best(candidates, beams, width=width, depth=depth, trie=trie)
         beams, parents = kept.beams, kept.parents
         codes = trie.child_codes[depth][beams.nodes].long()
-    assert beams is not None, "a trie has at least one level"
     return beams
 
 
@@ -133,5 +127,4 @@ def list_items(beams: Beams, *, k: int, trie: Trie, eligible: Eligible) -> Found
     items = torch.where(listed, trie.items[position.clamp(0, trie.num_items - 1)], PAD)
     scores = leaves.scores.gather(1, leaf).masked_fill(~listed, NEVER)
     tied = torch.where(leaves.scores == scores[:, -1:], count, 0).sum(dim=1) - (scores == scores[:, -1:]).sum(dim=1)
-    tied = torch.where(listed[:, -1], tied, 0)
-    return Found(items=items, scores=scores, tied_beyond=tied, eligible=eligible.counts())
+    return Found(items, scores, tied_beyond=torch.where(listed[:, -1], tied, 0), eligible=eligible.counts())

@@ -26,6 +26,12 @@ class Beams:
     scores: Tensor
     """(N, B) fp32; -inf where a row has fewer hypotheses."""
 
+    @classmethod
+    def at_root(cls, rows: int, *, device: torch.device) -> "Beams":
+        """One hypothesis per row that has written nothing."""
+        scores = torch.zeros(rows, 1, device=device)
+        return cls(nodes=scores.long(), scores=scores)
+
 
 @dataclass(frozen=True, eq=False)
 class Children:

@@ -5,6 +5,7 @@ item-wise without anything per item (no embeddings, no content), fresh weights: 
 have learned.  A request has a history of 20 items, which is left out of its list; batch 1, beam 20.  The rules: in
 stock (7 in 10 items), in one of two regions of ten (items have one to three), and not for adults only (1 in 5 is).
 
+Who searches: the compiled kernel, from the history and from one that was read before ("kept"), and the torch engine.
 Each request is made with and without rules, one right after the other, and the first of the two by turns; times are
 processor seconds of this process, so that other work on the machine weighs on both sides alike.  The composition is
 made once and kept, as for a tenant.  A change sells out or restocks 10,000 items: bits of a copy are flipped and
@@ -18,6 +19,7 @@ import argparse
 import os
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,14 @@ from benchmarks.header import header, write_output
 from sememe.core.schema import PAD, BoolArray, Codes, ModelInputs
 from sememe.decode.beam import Found, search
 from sememe.decode.item_set import ItemSet
+from sememe.decode.native.paths import native_status
+from sememe.decode.native.search import NativeSearch
 from sememe.decode.predicates import AtLeast, OneOf, Positive, Predicate
 from sememe.decode.rules import Part, Rules, any_of, none_of
 from sememe.decode.trie import Trie
 from sememe.models.depth import Depth
 from sememe.models.itemwise import ItemWise, ItemWiseModel
+from sememe.models.itemwise_export import export_itemwise
 
 ITEMS = {"small": 20_000, "full": 1_000_000}
 LEVELS, CODES, NUMBERS = 3, 256, 256
@@ -46,6 +51,8 @@ MOST_RATIO, MOST_CHANGE_MS = 1.15, 10.0
 """What a request with rules may cost of one without, and a change of stock may take, at full size."""
 
 Batch = dict[str, torch.Tensor]
+Answer = Callable[[int, ItemSet | None], Found]
+"""From the number of a request and what it is allowed to its list."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +63,29 @@ class Served:
     trie: Trie
     requests: list[Batch]
 
-    def answer(self, number: int, allowed: ItemSet | None) -> Found:
-        """The list of one request, its history left out."""
-        batch = self.requests[number]
-        return search(self.model, batch, width=WIDTH, k=WIDTH, trie=self.trie, seen=batch["history"], allowed=allowed)
+    def searches(self) -> dict[str, Answer]:
+        """Who searches; each gives the list of a request with its history left out."""
+        requests, trie = self.requests, self.trie
+
+        def by_torch(number: int, allowed: ItemSet | None) -> Found:
+            batch = requests[number]
+            return search(self.model, batch, width=WIDTH, k=WIDTH, trie=trie, seen=batch["history"], allowed=allowed)
+
+        if native_status().path is None:
+            return {"torch": by_torch}
+        kernel = NativeSearch.build(export_itemwise(self.model), trie)
+        batches = [{name: values.numpy() for name, values in batch.items()} for batch in requests]
+        kept = [kernel.encode(batch) for batch in batches]
+
+        def by_kernel(number: int, allowed: ItemSet | None) -> Found:
+            batch = batches[number]
+            return kernel.search(batch, width=WIDTH, k=WIDTH, seen=batch["history"], allowed=allowed)
+
+        def by_kernel_kept(number: int, allowed: ItemSet | None) -> Found:
+            seen = batches[number]["history"]
+            return kernel.search_states(kept[number], width=WIDTH, k=WIDTH, seen=seen, allowed=allowed)
+
+        return {"kernel": by_kernel, "kernel, kept history": by_kernel_kept, "torch": by_torch}
 
 
 def main() -> None:
@@ -77,13 +103,16 @@ def main() -> None:
     served = make_served(items, options.requests)
     rules = make_rules(served.trie)
     result["rules"] = describe_rules(rules)
-    result["requests"] = measure_requests(served, rules.allowed(*PARTS))
+    result["requests"] = {
+        name: measure_requests(answer, served, rules.allowed(*PARTS)) for name, answer in served.searches().items()
+    }
     result["changes"] = measure_changes(rules, repeats=options.repeats)
     write_output(options.out, result)
     for name in ("rules", "requests", "changes"):
         print(name, result[name])
     if options.size == "full":
-        assert result["requests"]["ratio_of_medians"] <= MOST_RATIO, "rules cost more than promised"
+        costly = [name for name, row in result["requests"].items() if row["ratio_of_medians"] > MOST_RATIO]
+        assert not costly, f"rules cost more than promised: {costly}"
         assert result["changes"]["all_ms"]["median"] <= MOST_CHANGE_MS, "a change takes longer than promised"
 
 
@@ -149,7 +178,7 @@ def describe_rules(rules: Rules) -> dict[str, Any]:
     }
 
 
-def measure_requests(served: Served, allowed: ItemSet) -> dict[str, Any]:
+def measure_requests(answer: Answer, served: Served, allowed: ItemSet) -> dict[str, Any]:
     """Times of all requests with rules and without, by turns, once each has been made to warm up."""
     times: dict[str, list[float]] = {"without": [], "with": []}
     for warm in (True, False):
@@ -157,7 +186,7 @@ def measure_requests(served: Served, allowed: ItemSet) -> dict[str, Any]:
             sides: list[tuple[str, ItemSet | None]] = [("without", None), ("with", allowed)]
             for name, given in sides if number % 2 else sides[::-1]:
                 started = time.process_time()
-                found = served.answer(number, given)
+                found = answer(number, given)
                 if not warm:
                     times[name].append((time.process_time() - started) * 1e3)
                 check(found, served.trie, given)

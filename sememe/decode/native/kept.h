@@ -93,9 +93,17 @@ static int64_t seen_before(const Closed& closed, int64_t position) {
   return low;
 }
 
+// Allowed positions from `first` to `end`.
+INLINE int64_t allowed_between(const Closed& closed, int64_t first, int64_t end) {
+  const int64_t word = first / 64, count = end - first;
+  // Most ranges lie in one word, which is then all that has to be fetched.
+  if (count <= 0 || word != (end - 1) / 64) return allowed_before(closed, end) - allowed_before(closed, first);
+  return __builtin_popcountll(closed.allowed[word] >> first % 64 << (64 - count));
+}
+
 // Positions from `first` to `end` that may be listed.
 static int64_t open_between(const Closed& closed, int64_t first, int64_t end) {
-  const int64_t all = closed.allowed ? allowed_before(closed, end) - allowed_before(closed, first) : end - first;
+  const int64_t all = closed.allowed ? allowed_between(closed, first, end) : end - first;
   if (!closed.num_seen || !all) return all;
   return all - (seen_before(closed, end) - seen_before(closed, first));
 }
