@@ -15,6 +15,7 @@ Shape legend: I items of the run, n items that came, dim the width of vectors.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -29,13 +30,15 @@ from sememe.pipeline.prepare import EXTENDED_FILE, TOKENIZER_FILE, ItemSpace, Wo
 from sememe.pipeline.recipe import Embedder, Recipe
 from sememe.pipeline.recommend import Recommender
 from sememe.sid.catalogue import FreshItems, LiveCatalogue
+from sememe.sid.context import CodeContext
+from sememe.sid.drift import measure_fresh
 from sememe.sid.fitted import load_tokenizer
 
 
 def start_catalogue(world: World, items: ItemSpace, *, fresh: FreshItems | None = None) -> LiveCatalogue:
     """The catalogue that the codes of `items` were made for; its rows are the item indices of the run.
 
-    fresh: what `measure_fresh` of `sememe.sid.drift` found, so that drift can be told from the usual.
+    fresh: what `fresh_items` found, so that drift can be told from the usual.
 
     Raises:
         ConfigError: the items have no codes.
@@ -56,6 +59,25 @@ def start_catalogue(world: World, items: ItemSpace, *, fresh: FreshItems | None 
         tokenizer=load_tokenizer(stage.path / file, kind=kind),
         vectors=items.vectors,
         fresh=fresh,
+    )
+
+
+def fresh_items(recipe: Recipe, world: World, items: ItemSpace, *, seed: int = 0, share: float = 0.1) -> FreshItems:
+    """What items look like that come after a fit and are embedded by `embed_new`: by one more fit, without a share.
+
+    Raises as `measure_fresh` of `sememe.sid.drift`, and ConfigError where the recipe makes no codes.
+    """
+    if recipe.tokenizer is None or recipe.collisions is None or items.vectors is None:
+        raise ConfigError(f"recipe {recipe.name!r} makes no semantic IDs", fix="use a recipe with a tokenizer")
+    embed, widths = recipe.embed, items.vector_widths
+    return measure_fresh(
+        recipe.tokenizer,
+        recipe.collisions,
+        items.vectors,
+        seed=seed,
+        share=share,
+        context=CodeContext(widths, world.split.train()),
+        as_new=partial(embed.without_log, items.vectors, widths) if isinstance(embed, Fuse) else None,
     )
 
 

@@ -11,19 +11,19 @@ without a tenth of the items; where that was not done, the error is reported and
 Shape legend: n items, D levels of the tokenizer, K codes of a level, R resamples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sememe.core.errors import ConfigError
-from sememe.core.schema import BoolArray, FloatArray, Int64Array
+from sememe.core.schema import BoolArray, FloatArray, Int32Array, Int64Array
 from sememe.core.seeding import generator
 from sememe.sid.catalogue import FreshItems, LiveCatalogue
+from sememe.sid.context import CodeContext, ContextFitter, Fitter, fit_in_context
 from sememe.sid.encode import PlainRule, VectorRule, settle_catalog
-from sememe.sid.fitted import FittedTokenizer
 from sememe.sid.place import joint_keys
 
 Float64Array = npt.NDArray[np.float64]
@@ -35,12 +35,6 @@ Z = 1.645
 """One-sided 95 %."""
 PERFECT = 1e-6
 """Of the vectors' spread; a smaller error counts as this, so that rounding is no drift."""
-
-
-class Tokenizer(Protocol):
-    """Learns codes from item vectors."""
-
-    def fit(self, vectors: FloatArray, *, seed: int) -> FittedTokenizer: ...
 
 
 @dataclass(frozen=True)
@@ -174,18 +168,31 @@ def measure_drift(catalogue: LiveCatalogue, *, limits: DriftLimits | None = None
 
 
 def measure_fresh(
-    part: Tokenizer, rule: PlainRule | VectorRule, vectors: FloatArray, *, seed: int, share: float = 0.1
+    part: Fitter | ContextFitter,
+    rule: PlainRule | VectorRule,
+    vectors: FloatArray,
+    *,
+    seed: int,
+    share: float = 0.1,
+    context: CodeContext | None = None,
+    as_new: Callable[[Int32Array], FloatArray] | None = None,
 ) -> FreshItems:
     """What items of the same kind look like that come after the fit: `part` is fitted without a share of the items.
+
+    Items that come have no events.  Where vectors hold what the log says of items, that part of a new item's vector is
+    borrowed or missing, which no left-out item's would be: `as_new` says what its vector were then.  For the items of a
+    run: `sememe.pipeline.live.fresh_items`.
 
     Args:
         part, rule: the tokenizer and the collision rule that the catalogue is made with.
         vectors: (n, dim) of all items.
         seed: draws the items; the fit has it, too.
         share: of the items that are left out.
+        context: of `vectors`, for tokenizers that read it; events of left-out items are left out, too.
+        as_new: gives (n, dim), the vectors had the log no event of the items that it is asked for.
 
     Raises:
-        ConfigError: a share that leaves too few items on one side.
+        ConfigError: a share that leaves too few items on one side, or a tokenizer that reads the log and has none.
     """
     count = round(share * len(vectors))
     if not 0 < count < len(vectors):
@@ -194,11 +201,19 @@ def measure_fresh(
         )
     order = generator(seed, "sid", "drift", "fresh").permutation(len(vectors))
     come, stay = np.sort(order[:count]), np.sort(order[count:])
-    settled = settle_catalog(rule, tokenizer=part.fit(vectors[stay], seed=seed), vectors=vectors[stay], seed=seed)
+    fitted = fit_in_context(
+        part,
+        vectors[stay],
+        context=None if context is None else context.of(stay),
+        seed=seed,
+        fix="give them: measure_fresh(..., context=CodeContext(widths, train))",
+    )
+    settled = settle_catalog(rule, tokenizer=fitted, vectors=vectors[stay], seed=seed)
     before = LiveCatalogue.start(
         settled.codes, item_ids=stay.tolist(), tokenizer=settled.tokenizer, vectors=vectors[stay]
     )
-    drift = measure_drift(before.add(come.tolist(), vectors=vectors[come]), seed=seed)
+    arriving = (vectors if as_new is None else as_new(come.astype(np.int32)))[come]
+    drift = measure_drift(before.add(come.tolist(), vectors=arriving), seed=seed)
     return FreshItems(
         error_ratio=drift.error_ratio,
         collision_share=drift.collision_share,

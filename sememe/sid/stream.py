@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -27,6 +26,7 @@ from sememe.core.artifact import only_writer, write_file
 from sememe.core.errors import ArtifactError, ConfigError, DataError
 from sememe.core.schema import FloatArray, Int32Array
 from sememe.core.seeding import generator
+from sememe.sid.context import ContextFitter, Fitter, fit_in_context
 from sememe.sid.encode import WholeEncoder
 from sememe.sid.fitted import FittedTokenizer, kind_of
 
@@ -40,12 +40,6 @@ SIZES = "sememe.codebook_sizes"
 """Where a file of codes says how many codes each level has, in the metadata of the Parquet file."""
 
 Say = Callable[[str], None]
-
-
-class Fitter(Protocol):
-    """A tokenizer that is not fitted yet."""
-
-    def fit(self, vectors: FloatArray, *, seed: int) -> FittedTokenizer: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,11 +136,25 @@ class VectorFile:
         return pl.scan_parquet(self.files(), glob=False)
 
 
-def fit_sampled(tokenizer: Fitter, source: VectorFile, *, most: int = SAMPLE, seed: int) -> FittedTokenizer:
-    """Fit on a uniform sample of at most `most` vectors.  Raises what the tokenizer and the source raise."""
+def fit_sampled(
+    tokenizer: Fitter | ContextFitter, source: VectorFile, *, most: int = SAMPLE, seed: int
+) -> FittedTokenizer:
+    """Fit on a uniform sample of at most `most` vectors.
+
+    Raises:
+        ConfigError: `most` is below 1, or the tokenizer reads the log, which such a file does not hold.  Else what the
+            tokenizer and the source raise.
+    """
     if most < 1:
         raise ConfigError(f"most is {most}, below 1", fix="give as many vectors as fit in memory")
-    return tokenizer.fit(source.sample(most, seed=seed), seed=seed)
+    return fit_in_context(
+        tokenizer,
+        source.sample(most, seed=seed),
+        context=None,
+        seed=seed,
+        fix="fit it on items that memory holds, fit_in(vectors, context=CodeContext(widths, train), seed=...), and "
+        "encode_file with what comes out; or use a tokenizer of vectors alone, such as ResidualKMeans",
+    )
 
 
 def encode_file(

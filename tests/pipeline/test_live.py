@@ -14,14 +14,16 @@ from sememe.data.simulated_files import write_world
 from sememe.data.simulator import PlantedWorld
 from sememe.embed.collaborative import CooccurrenceSvd
 from sememe.embed.fuse import Fuse, ProvidedVectors
-from sememe.pipeline.live import embed_new, follow, start_catalogue
+from sememe.pipeline.live import embed_new, follow, fresh_items, start_catalogue
 from sememe.pipeline.opened import Run, open_run
 from sememe.pipeline.prepare import ItemSpace, World, open_items, prepare_items, prepare_world
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
 from sememe.pipeline.stages import StageStore
+from sememe.sid.aligned import AlignedRqVae
 from sememe.sid.catalogue import LiveCatalogue
 from sememe.sid.catalogue_store import open_catalogue, save_catalogue
+from sememe.sid.codebook_training import CodebookTraining
 from sememe.sid.collisions import CollisionToken
 from sememe.sid.drift import measure_drift, measure_fresh
 from sememe.sid.extra_level import ExtraLevel
@@ -114,6 +116,21 @@ def test_what_comes_is_recommended_and_nobody_else_moves(later: Later) -> None:
     gone = newer.remove([later.new["item_id"][0]])
     listed = follow(recommender, newer, gone, vectors=gone.vectors(items.vectors)).recommend(history, k=99)
     assert known not in listed.items and known + 1 in listed.items
+
+
+def test_what_is_usual_of_new_items_is_found_out_as_they_are_embedded(later: Later) -> None:
+    run, items, _ = opened(later)
+    recipe = run.recipe
+    assert items.vectors is not None and recipe.tokenizer is not None and recipe.collisions is not None
+    blind = measure_fresh(recipe.tokenizer, recipe.collisions, items.vectors, seed=0, share=0.3)
+    told = fresh_items(recipe, run.world, items, share=0.3)
+    assert np.isfinite(told.error_ratio) and told.error_ratio != blind.error_ratio
+    # A tokenizer that reads the log gets what is left of it.
+    quick = CodebookTraining(epochs=1, warmup_epochs=1, batch_size=16)
+    aligned = AlignedRqVae(levels=2, codebook_size=8, hidden=(8,), latent=4, training=quick)
+    assert len(fresh_items(replace(recipe, tokenizer=aligned), run.world, items).divergences) == 2
+    with pytest.raises(ConfigError, match="makes no semantic IDs"):
+        fresh_items(replace(recipe, tokenizer=None), run.world, items)
 
 
 def test_a_catalogue_opened_elsewhere_is_followed_as_where_it_grew(later: Later, tmp_path: Path) -> None:

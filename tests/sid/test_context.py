@@ -33,3 +33,16 @@ def test_widths_that_do_not_fit_are_refused(widths: tuple[int, ...]) -> None:
 def test_a_log_of_other_items_is_refused() -> None:
     with pytest.raises(DataError, match="there are 2 item vectors, and the log knows 3 items"):
         CodeContext((5,), LOG).check(VECTORS[:2])
+
+
+def test_the_context_of_some_items_is_their_part_of_the_log() -> None:
+    log = Interactions(
+        offsets=np.array([0, 3, 4]),
+        items=np.array([2, 0, 1, 0], np.int32),
+        user_ids=pl.Series(["u", "v"]),
+        item_ids=pl.Series(["a", "b", "c"]),
+    )
+    fewer = CodeContext((5,), log).of(np.array([1, 2]))
+    fewer.check(VECTORS[1:])
+    assert fewer.train.item_ids.to_list() == ["b", "c"]
+    assert [fewer.train.history(user).tolist() for user in range(2)] == [[1, 0], []]

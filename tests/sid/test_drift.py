@@ -1,17 +1,21 @@
 """Drift: no false alarm on items of the same kind, an alarm with its number on others, and nothing judged unfounded."""
 
 import json
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from planted_line import LINE, on_line
+from planted_use import log_of
 
 from sememe.core.errors import ConfigError
+from sememe.core.schema import Catalog, FloatArray, Interactions
+from sememe.embed.fuse import Fuse, ProvidedVectors
 from sememe.sid.balanced import BalancedKMeans
 from sememe.sid.catalogue import FreshItems, LiveCatalogue
 from sememe.sid.collisions import CollisionToken, KeepTied
+from sememe.sid.context import CodeContext
 from sememe.sid.drift import DriftLimits, divergence, measure_drift, measure_fresh
 from sememe.sid.encode import settle_catalog
 from sememe.sid.reassign import ReassignLast
@@ -64,6 +68,58 @@ def test_items_of_the_same_kind_call_for_nothing(part: Any, rule: Any) -> None:
         assert not drift.refit, drift.render()
         assert drift.verdict == "keep the codes" and drift.notes == ()
         assert drift.error_ratio > 1  # though there is no drift
+
+
+@dataclass(frozen=True)
+class FromLog:
+    """Stands for vectors of co-occurrence, which items that come do not have."""
+
+    reads_log: ClassVar[bool] = True
+
+    def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
+        raise AssertionError("its vectors are given")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_is_usual_is_found_out_on_vectors_as_new_items_have_them(seed: int) -> None:
+    """Of the log's part a new item has its neighbours' mean, of which codes lose less than of an item's own."""
+    rng = np.random.default_rng(seed)
+    centers = rng.standard_normal((20, 16))
+
+    def draw(count: int) -> list[FloatArray]:
+        noise = np.repeat([0.3, 1.0], 8) * rng.standard_normal((count, 16))
+        return np.split((centers[rng.integers(20, size=count)] + noise).astype(np.float32), 2, axis=1)
+
+    fuse = Fuse(parts=(ProvidedVectors(), FromLog()), neighbors=5)
+    known = fuse.join(draw(600))
+    drift = measure_drift(add(start(known, fresh=False), fuse.extend(known, (8, 8), [draw(200)[0], 0 * draw(200)[1]])))
+    blind = measure_fresh(PART, TOKEN, known, seed=0)
+    told = measure_fresh(PART, TOKEN, known, seed=0, as_new=lambda rows: fuse.without_log(known, (8, 8), rows))
+    assert drift.error_ratio == pytest.approx(told.error_ratio, rel=0.2)
+    assert drift.error_ratio < 0.8 * blind.error_ratio
+
+
+def test_a_tokenizer_that_reads_the_log_is_fitted_in_what_is_left_of_it() -> None:
+    given: list[CodeContext] = []
+
+    class Curious:
+        def fit_in(self, vectors: FloatArray, *, context: CodeContext, seed: int) -> Any:
+            context.check(vectors)
+            given.append(context)
+            return PART.fit(vectors, seed=seed)
+
+    vectors, _, rng = world(0)
+    log = log_of([rng.permutation(600)[:5].tolist() for _ in range(100)], num_items=600)
+    found = measure_fresh(Curious(), TOKEN, vectors, seed=0, context=CodeContext((8,), log))
+    assert found == measure_fresh(PART, TOKEN, vectors, seed=0)
+    (context,) = given
+    ids = context.train.item_ids.to_list()
+    assert len(ids) == 540
+    left = [item for item in log.items.tolist() if item in ids]
+    assert [ids[item] for item in context.train.items] == left and 0 < len(left) < len(log.items)
+    with pytest.raises(ConfigError, match="Curious is fitted on the parts of the vectors and the log too") as caught:
+        measure_fresh(Curious(), TOKEN, vectors, seed=0)
+    assert "context=CodeContext" in caught.value.fix
 
 
 def test_items_that_the_codes_do_not_describe_call_for_a_new_fit() -> None:

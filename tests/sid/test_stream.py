@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,9 +17,12 @@ import sememe.sid.stream
 from sememe.core.errors import ArtifactError, ConfigError, DataError
 from sememe.core.schema import FloatArray
 from sememe.core.seeding import generator
+from sememe.sid.aligned import AlignedRqVae
 from sememe.sid.balanced import BalancedKMeans
+from sememe.sid.dual import DualRqVae
 from sememe.sid.rqkmeans import ResidualKMeans
 from sememe.sid.stream import VectorFile, encode_file, fit_sampled, read_codes_file
+from sememe.sid.two_sided import TwoSidedRqVae
 
 ROWS, DIM = 1_000, 6
 PLAN = ResidualKMeans(levels=2, codebook_size=8)
@@ -239,6 +243,13 @@ def test_codes_that_are_dealt_out_together_are_not_streamed(source: VectorFile, 
     dealt = BalancedKMeans(levels=2, codebook_size=8).fit(vectors(), seed=0)
     with pytest.raises(ConfigError, match="deals its codes out to all items together"):
         encode_file(dealt, source, tmp_path / "codes.parquet", say=quiet)
+
+
+@pytest.mark.parametrize("part", [AlignedRqVae(), DualRqVae(), TwoSidedRqVae()], ids=lambda part: type(part).__name__)
+def test_tokenizers_that_read_the_log_are_not_fitted_on_a_file(part: Any, source: VectorFile) -> None:
+    with pytest.raises(ConfigError, match=f"{type(part).__name__} is fitted on the parts .* and the log too") as caught:
+        fit_sampled(part, source, seed=0)
+    assert "fit_in(vectors, context=CodeContext(widths, train)" in caught.value.fix
 
 
 def test_a_file_that_holds_no_codes_is_refused(source: VectorFile, tmp_path: Path) -> None:
