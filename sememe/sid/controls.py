@@ -13,6 +13,7 @@ Shape legend: n vectors, dim their width, L levels, B bits per code, K codes per
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +31,15 @@ class RandomPlanes:
 
     levels: int = 3
     bits: int = 8
+    """Of every level."""
 
     def fit(self, vectors: FloatArray, *, seed: int) -> "FittedRandomPlanes":
         """Draw planes for float32 (n, dim); only the vectors' mean and how to undo the signs are learnt."""
-        if self.levels < 1 or not 1 <= self.bits <= 16:
+        bits: Any = self.bits
+        if self.levels < 1 or not isinstance(bits, int | np.integer) or not 1 <= bits <= 16:
             raise ConfigError(
                 f"RandomPlanes got levels={self.levels} and bits={self.bits}",
-                fix="give levels >= 1 and 1 to 16 bits, which make 2 to 65,536 codes",
+                fix="give levels >= 1 and 1 to 16 bits, which make 2 to 65,536 codes on every level",
             )
         check_vectors(vectors)
         distinct = distinct_rows(vectors)

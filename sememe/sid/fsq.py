@@ -16,9 +16,9 @@ There is no randomness: the seed changes nothing.
 Shape legend: n vectors, dim their width, L codes, B numbers per code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -74,10 +74,13 @@ class FiniteScalar:
         )
 
     def _check(self) -> None:
-        if self.levels < 1 or not self.steps or min(self.steps) < 2:
+        # Steps per level, as sizes of codebooks may be given elsewhere, would not be a tuple of numbers.
+        steps: Any = self.steps
+        numbers = isinstance(steps, Sequence) and all(isinstance(step, int | np.integer) for step in steps)
+        if self.levels < 1 or not numbers or not self.steps or min(self.steps) < 2:
             raise ConfigError(
                 f"FiniteScalar got levels={self.levels} and steps={self.steps}",
-                fix="give levels >= 1 and a tuple of steps of at least 2 each, such as (8, 8, 4)",
+                fix="give levels >= 1 and a tuple of steps of at least 2 each for all levels, such as (8, 8, 4)",
             )
 
 

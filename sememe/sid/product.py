@@ -10,10 +10,10 @@ first; the k-means of each part is ours (free of item order); the last step is a
 The codes of an item say different things and have no order from coarse to fine: a shared prefix of product codes means
 likeness in the first parts alone.
 
-Shape legend: n vectors, dim their width, L parts, K codes per part.
+Shape legend: n vectors, dim their width, L parts, K codes of a part; K may differ from part to part.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,7 +35,8 @@ class ProductKMeans:
     """Fit one codebook of `codebook_size` codes for each of `levels` parts of the vector."""
 
     levels: int = 4
-    codebook_size: int = 256
+    codebook_size: int | tuple[int, ...] = 256
+    """One size for all parts, or one per part."""
     rotate: bool = True
     """Learn a rotation; without it the parts are runs of the vector's own dimensions."""
     rotation_steps: int = 10
@@ -62,10 +63,9 @@ class ProductKMeans:
         rotation = np.eye(rows.shape[1], dtype=np.float32)
         if self.rotate:
             rotation = allocate_directions(centred, parts=self.levels)
-            rotation = self._alternate(centred, rotation, seed=seed)
+            rotation = self._alternate(centred, rotation, sizes=sizes, seed=seed)
         rotated: FloatArray = centred @ rotation
-        codebook = self._codebook(rotated, seed=seed)
-        return FittedProductKMeans(mean, rotation, codebook, self.levels)
+        return FittedProductKMeans(mean, rotation, self._codebooks(rotated, sizes=sizes, seed=seed))
 
     def _check(self) -> None:
         least = {"iterations": 1, "max_fit_rows": 1, "rotation_steps": 0}
@@ -82,26 +82,25 @@ class ProductKMeans:
         rng = generator(seed, "sid", "product", "sample")
         return rows[np.sort(rng.choice(len(rows), self.max_fit_rows, replace=False))]
 
-    def _codebook(self, rotated: FloatArray, *, seed: int) -> FloatArray:
-        """(K, dim): the columns of a part hold its centres."""
-        found = [
+    def _codebooks(self, rotated: FloatArray, *, sizes: tuple[int, ...], seed: int) -> list[FloatArray]:
+        """L times (K, width of the part)."""
+        return [
             k_means(
                 part,
-                num_clusters=self.codebook_size,
+                num_clusters=size,
                 rng=generator(seed, "sid", "product", level),
                 max_iterations=self.iterations,
                 max_fit_rows=self.max_fit_rows,
             ).centers
-            for level, part in enumerate(split(rotated, self.levels))
+            for level, (part, size) in enumerate(zip(split(rotated, self.levels), sizes, strict=True))
         ]
-        return np.concatenate(found, axis=1)
 
-    def _alternate(self, centred: FloatArray, rotation: FloatArray, *, seed: int) -> FloatArray:
+    def _alternate(self, centred: FloatArray, rotation: FloatArray, *, sizes: tuple[int, ...], seed: int) -> FloatArray:
         """Ge et al., section 3.1: codes and centres for the rotation, then the rotation for the codes."""
         if self.rotation_steps == 0:
             return rotation
         weights = np.ones(len(centred), np.float32)
-        books = split(self._codebook(centred @ rotation, seed=seed), self.levels)
+        books = self._codebooks(centred @ rotation, sizes=sizes, seed=seed)
         for _ in range(self.rotation_steps):
             rotated: FloatArray = centred @ rotation
             rebuilt: list[FloatArray] = []
@@ -124,14 +123,13 @@ class FittedProductKMeans:
     """(dim,)"""
     rotation: FloatArray
     """(dim, dim), orthogonal"""
-    codebook: FloatArray
-    """(K, dim): the columns of a part hold its centres."""
-    levels: int
+    codebooks: Sequence[FloatArray]
+    """L times (K, width of the part)"""
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
         """(L,)"""
-        return (len(self.codebook),) * self.levels
+        return tuple(len(book) for book in self.codebooks)
 
     def encode(self, vectors: FloatArray) -> Int32Array:
         """int32 (n, L); equal vectors get equal codes wherever they stand in the input."""
@@ -139,26 +137,36 @@ class FittedProductKMeans:
         distinct = distinct_rows(vectors)
         centred: FloatArray = distinct.rows - self.mean
         rotated: FloatArray = centred @ self.rotation
-        pairs = zip(split(rotated, self.levels), split(self.codebook, self.levels), strict=True)
+        pairs = zip(split(rotated, len(self.codebooks)), self.codebooks, strict=True)
         return np.stack([nearest_centers(part, book)[0] for part, book in pairs], axis=1)[distinct.inverse]
 
     def reconstruct(self, codes: Int32Array) -> FloatArray:
         """float32 (n, dim): the centres of codes (n, l), l <= L, side by side, rotated back; unknown parts are mean."""
-        books = split(self.codebook, self.levels)[: codes.shape[1]]
+        books = self.codebooks[: codes.shape[1]]
         rebuilt = np.concatenate([book[codes[:, level]] for level, book in enumerate(books)], axis=1)
         known = self.rotation[:, : rebuilt.shape[1]]
         return np.asarray(rebuilt @ known.T + self.mean, dtype=np.float32)
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Arrays from which `from_state` makes an equal tokenizer."""
-        levels = np.array([self.levels], np.int64)
-        return {"mean": self.mean, "rotation": self.rotation, "codebook": self.codebook, "levels": levels}
+        """Arrays from which `from_state` makes an equal tokenizer: centres of all parts side by side in "codebook", and
+        "sizes" where parts have different numbers of them: zeros fill up the others."""
+        sizes = np.array(self.codebook_sizes, np.int64)
+        padded = [np.pad(book, ((0, int(sizes.max()) - len(book)), (0, 0))) for book in self.codebooks]
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            "mean": self.mean,
+            "rotation": self.rotation,
+            "codebook": np.concatenate(padded, axis=1),
+            "levels": np.array([len(sizes)], np.int64),
+        }
+        return arrays if len(set(self.codebook_sizes)) == 1 else {**arrays, "sizes": sizes}
 
     @classmethod
     def from_state(cls, state: Mapping[str, npt.NDArray[np.generic]]) -> "FittedProductKMeans":
         """The tokenizer that `state` described."""
         mean, rotation, codebook = (np.asarray(state[name], np.float32) for name in ("mean", "rotation", "codebook"))
-        return cls(mean, rotation, codebook, int(state["levels"][0]))
+        books = split(codebook, int(state["levels"][0]))
+        sizes = state.get("sizes", np.full(len(books), len(codebook)))
+        return cls(mean, rotation, [book[: int(size)] for book, size in zip(books, sizes, strict=True)])
 
 
 def split(matrix: FloatArray, parts: int) -> list[FloatArray]:

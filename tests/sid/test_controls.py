@@ -79,7 +79,14 @@ def test_equal_vectors_get_equal_random_codes_whatever_else_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", [RandomPlanes(levels=0), RandomPlanes(bits=0), RandomPlanes(bits=17), RandomCodes(codebook_size=1)]
+    "part",
+    [
+        RandomPlanes(levels=0),
+        RandomPlanes(bits=0),
+        RandomPlanes(bits=17),
+        RandomPlanes(bits=(8, 4, 4)),  # type: ignore[arg-type]
+        RandomCodes(codebook_size=1),
+    ],
 )
 def test_impossible_settings_are_refused(part: RandomPlanes | RandomCodes) -> None:
     with pytest.raises(ConfigError):

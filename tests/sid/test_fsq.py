@@ -83,7 +83,16 @@ def test_the_seed_and_the_sign_of_a_direction_do_not_matter() -> None:
     assert (directions[np.abs(directions).argmax(axis=0), np.arange(4)] > 0).all()
 
 
-@pytest.mark.parametrize("part", [FiniteScalar(levels=0), FiniteScalar(steps=()), FiniteScalar(steps=(8, 1))])
+@pytest.mark.parametrize(
+    "part",
+    [
+        FiniteScalar(levels=0),
+        FiniteScalar(steps=()),
+        FiniteScalar(steps=(8, 1)),
+        FiniteScalar(steps=8),  # type: ignore[arg-type]
+        FiniteScalar(steps=((8, 8), (4, 4), (2, 2))),  # type: ignore[arg-type]
+    ],
+)
 def test_impossible_settings_are_refused(part: FiniteScalar) -> None:
     with pytest.raises(ConfigError, match="give levels >= 1 and a tuple of steps"):
         part.fit(cloud(30, 12), seed=0)

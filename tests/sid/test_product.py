@@ -1,5 +1,7 @@
 """Product codes: parts, rotation and codes on data whose best answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,11 +46,35 @@ def test_each_part_finds_its_own_clusters() -> None:
 def test_codes_and_vectors_by_hand() -> None:
     # A quarter turn, then part 0 is what was the second dimension.
     rotation = np.array([[0.0, 1], [1, 0]], np.float32)
-    fitted = FittedProductKMeans(np.array([1.0, 0], np.float32), rotation, np.array([[0.0, -2], [5, 2]], np.float32), 2)
+    books = [np.array([[0.0], [5.0]], np.float32), np.array([[-2.0], [2.0]], np.float32)]
+    fitted = FittedProductKMeans(np.array([1.0, 0], np.float32), rotation, books)
     codes = fitted.encode(np.array([[3.5, 0.2], [-1.0, 4]], np.float32))
     # (3.5, .2) - (1, 0) = (2.5, .2), turned (.2, 2.5): nearest 0 and 2.  (-2, 4), turned (4, -2): nearest 5 and -2.
     assert codes.tolist() == [[0, 1], [1, 0]]
     assert fitted.reconstruct(codes).tolist() == [[3.0, 0.0], [-1.0, 5.0]]
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_a_size_per_part(rotate: bool) -> None:
+    vectors, chosen = corners(160)
+    part = ProductKMeans(levels=2, codebook_size=(4, 7), rotate=rotate)
+    fitted = part.fit(vectors, seed=0)
+    codes = fitted.encode(vectors)
+    assert fitted.codebook_sizes == (4, 7) and [len(np.unique(column)) for column in codes.T] == [4, 7]
+    if not rotate:
+        assert same_groups(codes[:, 0], chosen[:, 0])
+    state = fitted.state()
+    restored = FittedProductKMeans.from_state({name: array.copy() for name, array in state.items()})
+    np.testing.assert_array_equal(restored.encode(vectors), codes)
+    np.testing.assert_array_equal(restored.reconstruct(codes), fitted.reconstruct(codes))
+    np.testing.assert_array_equal(restored.reconstruct(codes[:, :1]), fitted.reconstruct(codes[:, :1]))
+    # One size given for each part is the same as one size for all, and is kept as it always was.
+    one, each = (replace(part, codebook_size=size).fit(vectors, seed=0).state() for size in (4, (4, 4)))
+    assert set(one) == {"mean", "rotation", "codebook", "levels"} and one["codebook"].shape == (4, 4)
+    for name, array in one.items():
+        np.testing.assert_array_equal(each[name], array)
+    with pytest.raises(ConfigError, match="names 3 sizes for levels=2"):
+        replace(part, codebook_size=(4, 4, 4)).fit(vectors, seed=0)
 
 
 def test_the_rotation_undoes_a_turn_that_mixes_the_parts() -> None:
