@@ -11,7 +11,7 @@ UNFINISHED := $(VENV)/.unfinished
 STAMP := $(VENV)/.ready
 LOCK := requirements/lock.txt
 # What `make test` and `make demo` need beyond the core.
-EXTRAS := text als report tensorboard dev
+EXTRAS := text als report tensorboard serve redis postgres dev
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 WORKERS ?= 2
