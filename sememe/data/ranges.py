@@ -31,6 +31,9 @@ def padded(values: Int32Array, starts: Int64Array, ends: Int64Array, *, fill: in
 
 def padded_rows(rows: Sequence[Int32Array], *, fill: int = PAD) -> Int32Array:
     """(N, W) arrays of their own as the rows of one, `fill` after the end of each; W is the longest, at least 1."""
+    if len(rows) == 1 and len(rows[0]):
+        # A request alone, which is what a server mostly gets: a tenth of the time.
+        return rows[0].astype(np.int32)[None]
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
     return padded(np.concatenate(rows).astype(np.int32), starts, ends, fill=fill)

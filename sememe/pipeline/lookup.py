@@ -32,13 +32,13 @@ class Lookup:
         Ids that are all whole numbers are kept as numbers, whatever the file called them: 12 and "12" are the same.
         """
         keys = self._keys
+        if keys.dtype.kind == "i" and all(type(value) is int and LEAST <= value <= MOST for value in wanted):
+            return _places(keys, np.array(wanted, np.int64))
         asked = [_plain(value) for value in wanted]
         values = _numbers(asked) if keys.dtype.kind == "i" else _octets(asked, width=keys.dtype.itemsize)
         known = np.array([value is not None for value in values], np.bool_)
         searched = np.array([keys[0] if value is None else value for value in values], keys.dtype)
-        places: Int64Array = np.searchsorted(keys, searched).astype(np.int64, copy=False)
-        inside = np.minimum(places, len(keys) - 1)
-        return np.where(known & (keys[inside] == searched), inside, UNKNOWN_ID)
+        return np.where(known, _places(keys, searched), UNKNOWN_ID)
 
     def names(self, indices: npt.NDArray[np.integer[Any]]) -> list[Id]:
         """The id of each of `indices` (m,), all at least 0."""
@@ -53,6 +53,13 @@ class Lookup:
             return self.ids.to_numpy()
         octets = [text.encode() for text in self.ids.to_list()]
         return np.array(octets, f"S{max(1, *map(len, octets))}" if octets else "S1")
+
+
+def _places(keys: npt.NDArray[Any], searched: npt.NDArray[Any]) -> Int64Array:
+    """Where each of `searched` (m,) stands in `keys`, UNKNOWN_ID for those that do not."""
+    places: Int64Array = np.searchsorted(keys, searched).astype(np.int64, copy=False)
+    inside = np.minimum(places, len(keys) - 1)
+    return np.where(keys[inside] == searched, inside, UNKNOWN_ID)
 
 
 def _plain(value: Any) -> Id | None:
