@@ -118,6 +118,9 @@ def follow(
 ) -> Recommender:
     """What `recommender`, which offers the items of `older`, is for the items of `newer`.
 
+    What an item head says of known items stays.  A generator that chooses among the codes that exist shares out its
+    probability to those of new items, too, so that what it says of known items becomes a little less.
+
     Args:
         older, newer: `newer` came from `older` by additions, removals and updates, in this process or another.
         vectors: (I + n, dim) of all rows of `newer`, where the model reads content: `newer.vectors(items.vectors)`.

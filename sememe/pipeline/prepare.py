@@ -280,6 +280,12 @@ def _make_codes(bench: Workbench, recipe: Recipe, items: ItemSpace, world: World
     assert recipe.tokenizer is not None and recipe.collisions is not None, "codes need a tokenizer and a collision rule"
     vectors = items.vectors
     assert vectors is not None, "codes are made of vectors"
+    if len(vectors) > 1 and (vectors == vectors[0]).all():
+        raise DataError(
+            f"all {len(vectors):,} items have the same vector, so that codes would say nothing of any of them",
+            fix="give the items columns that differ, such as titles or descriptions, or a recipe without semantic IDs: "
+            "sasrec, item_knn",
+        )
     tokenizer = fit_tokenizer(recipe.tokenizer, items, world, seed=seed)
     settled = settle_catalog(recipe.collisions, tokenizer=tokenizer, vectors=vectors, seed=seed)
     codes = settled.codes

@@ -5,6 +5,8 @@ free, centres move to their means, until nothing gets better; then residuals, an
 Kept, as assignment="greedy": just that.  The default, assignment="sinkhorn", keeps the equal sizes and lets all
 clusters choose at once (`fill_by_prices`): in turns, the last clusters get what the others left over, wherever it lies.
 Changed in both:
+- "sinkhorn" reaches the least error for given centres where vectors differ, K is 1,024 at most and a level has 2^26
+  pairs of a vector and a code at most (262,144 vectors at 256 codes); else it goes in rounds, and comes near it;
 - sizes are floor(n / K) or one more, so that K need not divide n;
 - rows stand in one canonical order, so the items' order changes nothing;
 - two starts, k-means++ and halving, run a few rounds against each other, and the better one goes on;

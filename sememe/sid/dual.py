@@ -5,6 +5,8 @@ Kept: an encoder per branch; shared levels quantise both latents side by side; w
 each half goes through the levels of its own branch; two decoders; the sum of both reconstruction errors and of the
 codebook and commitment terms of all three quantisers, beta .25; collisions are settled for each ID by itself.
 Changed:
+- the encoders are 512-256-128 wide, TIGER's, where GenSAR's (as the RQ-VAE of MiniOneRec) are 2048-1024-512-256-128-64:
+  `hidden` takes those;
 - errors are scaled to the width of the collaborative vectors, so that the wide semantic ones do not drown them;
 - training, standardised inputs, start and revival of codes are those of our RQ-VAE, in minutes where the paper takes
   500 epochs and more; with the semantic vectors zeroed, the collaborative ID is that of the plain RQ-VAE;

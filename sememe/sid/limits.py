@@ -12,10 +12,14 @@ from sememe.core.errors import ConfigError
 from sememe.sid.report import LevelUse, SidReport
 
 WAYS_OUT = {
+    "distinct_share": "give items a finer signal (more text, collaborative vectors), or leave out copies: no tokenizer "
+    "tells equal vectors apart",
     "unique_share": "give items a finer signal (more text, collaborative vectors), more levels or larger codebooks",
     "largest_group": "look for items without content or with the same content, or give more levels or larger codebooks",
-    "used_share": "use fewer codes per level, or a tokenizer that fills them all (ResidualKMeans, BalancedKMeans)",
-    "perplexity_share": "use fewer codes per level, or a tokenizer that spreads items over them (BalancedKMeans)",
+    "used_share": "see first that items differ (limits.distinct_share), then use fewer codes per level, or a tokenizer "
+    "that fills them all (ResidualKMeans, BalancedKMeans)",
+    "perplexity_share": "see first that items differ (limits.distinct_share; evenly dealt codes hide it if not), "
+    "then use fewer codes per level, or a tokenizer that spreads items over them (BalancedKMeans)",
     "reconstruction_error": "give more levels or larger codebooks, or fit the tokenizer for longer",
     "neighbour_lift": "fit the tokenizer for longer, or choose one that gives similar items the same codes",
 }
@@ -29,6 +33,9 @@ class CodeLimits:
     Changing a limit makes no stage anew.
     """
 
+    distinct_share: float | None = None
+    """Different vectors per item, at least this many.  Says what codes could tell apart; the other limits judge what
+    was made of it, and codes that are dealt out evenly look well used on equal vectors, too."""
     unique_share: float | None = None
     """Different code tuples per item, at least this many."""
     largest_group: int | None = None
@@ -89,7 +96,14 @@ def reachable(use: LevelUse, *, items: int) -> int:
 
 
 def _broken(name: str, limit: float, report: SidReport) -> Iterator[str]:
-    if name == "unique_share":
+    if name == "distinct_share":
+        share = report.distinct_contents / report.items
+        if share < limit:
+            yield (
+                f"{report.distinct_contents:,} different vectors for {report.items:,} items are a share of "
+                f"{_number(share)}, at least {limit} demanded"
+            )
+    elif name == "unique_share":
         if report.unique_share < limit:
             yield (
                 f"{report.distinct_tuples:,} different tuples for {report.items:,} items are a share of "

@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 
 from sememe.core.config import apply_settings, render
-from sememe.core.errors import ConfigError, LimitError
+from sememe.core.errors import ConfigError, DataError, LimitError
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
 from sememe.recipes import popularity, tiger
+from sememe.sid.balanced import BalancedKMeans
 from sememe.sid.collisions import CollisionToken
 from sememe.sid.controls import RandomCodes
 from sememe.sid.limits import CodeLimits
@@ -26,37 +27,61 @@ def kinds(out: Path) -> set[str]:
     return {name.rpartition("-")[0] for name in stages(out)}
 
 
-@pytest.fixture
-def flat_files(world_files: Path, tmp_path: Path) -> Path:
-    """The world with one and the same vector for all items."""
-    folder = tmp_path / "flat"
+def with_vectors(world_files: Path, folder: Path, *, kinds: int) -> Path:
+    """The world with `kinds` different vectors for its 36 items."""
     folder.mkdir()
     for file in world_files.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     items = pl.read_parquet(folder / "items.parquet")
-    same = pl.Series("vector", [[0.3] * len(items["vector"][0])] * items.height, dtype=pl.List(pl.Float32))
-    items.with_columns(same).write_parquet(folder / "items.parquet")
-    assert len(np.unique(np.array(same.to_list()), axis=0)) == 1
+    drawn = np.random.default_rng(0).standard_normal((kinds, len(items["vector"][0]))).astype(np.float32)
+    values = [drawn[row % kinds].tolist() for row in range(items.height)]
+    items.with_columns(pl.Series("vector", values, dtype=pl.List(pl.Float32))).write_parquet(folder / "items.parquet")
     return folder
 
 
-def test_collapsed_codes_stop_a_run_before_training(tiny: Recipe, flat_files: Path, tmp_path: Path) -> None:
-    limits = CodeLimits(unique_share=0.9, largest_group=4, perplexity_share=0.4)
+def test_collapsed_codes_stop_a_run_before_training(tiny: Recipe, world_files: Path, tmp_path: Path) -> None:
+    limits = CodeLimits(distinct_share=0.9, unique_share=0.9, largest_group=4, perplexity_share=0.4)
     recipe = replace(tiny, limits=limits, collisions=CollisionToken(size=64))
+    files = with_vectors(world_files, tmp_path / "two", kinds=2)
+    said: list[str] = []
     with pytest.raises(LimitError) as caught:
-        run_recipe(recipe, data=flat_files, out=tmp_path / "run", say=lambda _: None)
+        run_recipe(recipe, data=files, out=tmp_path / "run", say=said.append)
     message = str(caught.value)
     assert "the semantic IDs of 'tiny' (seed 0) break limits of the recipe; nothing was trained" in message
-    assert (
-        "limits.unique_share: 1 different tuples for 36 items are a share of 0.02778, at least 0.9 demanded" in message
-    )
-    assert "limits.largest_group: 36 items share all their codes, at most 4 demanded" in message
-    assert "limits.perplexity_share: level 1: the perplexity is 1.0 of 8 possible" in message
-    assert "limits.perplexity_share: level 2: the perplexity is 1.0 of 8 possible" in message
+    for text in (
+        "distinct_share: 2 different vectors for 36 items are a share of 0.05556, at least 0.9 demanded",
+        "unique_share: 2 different tuples for 36 items are a share of 0.05556, at least 0.9 demanded",
+        "largest_group: 18 items share all their codes, at most 4 demanded",
+        "perplexity_share: level 1: the perplexity is 2.0 of 8 possible",
+    ):
+        assert f"limits.{text}" in message
     assert "what to do: look at them: sememe codes " in message
     assert "finer signal" in message
     assert kinds(tmp_path / "run") == {"data", "split", "vectors", "codes"}
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("part", [ResidualKMeans(levels=2, codebook_size=8), BalancedKMeans(levels=2, codebook_size=8)])
+def test_mostly_equal_vectors_are_told_aloud_without_any_limit(
+    part: ResidualKMeans | BalancedKMeans, tiny: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    files = with_vectors(world_files, tmp_path / "few", kinds=6)
+    recipe = replace(tiny, tokenizer=part, collisions=CollisionToken(size=4, most=65_536), baselines=())
+    said: list[str] = []
+    run_recipe(recipe, data=files, out=tmp_path / "run", say=said.append)
+    assert "warning: the content signal is too coarse: 36 items have only 6 distinct vectors" in "\n".join(said)
+
+
+def test_vectors_that_are_all_equal_stop_a_run_whatever_the_tokenizer(
+    tiny: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    """Balanced codes and a collision level that grows would train on them to the end."""
+    files = with_vectors(world_files, tmp_path / "flat", kinds=1)
+    even = replace(tiny, tokenizer=BalancedKMeans(levels=2, codebook_size=8), collisions=CollisionToken(most=65_536))
+    for recipe in (tiny, even):
+        with pytest.raises(DataError, match="all 36 items have the same vector") as caught:
+            run_recipe(recipe, data=files, out=tmp_path / "run", say=lambda _: None)
+        assert "columns that differ" in caught.value.fix
 
 
 def test_codes_that_see_nothing_stop_a_run_too(tiny: Recipe, world_files: Path, tmp_path: Path) -> None:

@@ -12,12 +12,15 @@ from sememe.core.artifact import read_artifact
 from sememe.core.errors import ArtifactError, ConfigError, NothingToEmbedError
 from sememe.data.simulated_files import write_world
 from sememe.data.simulator import PlantedWorld
+from sememe.decode.beam import BeamSearch
+from sememe.decode.exact import ExactItems
 from sememe.embed.collaborative import CooccurrenceSvd
 from sememe.embed.fuse import Fuse, ProvidedVectors
 from sememe.pipeline.live import embed_new, follow, fresh_items, start_catalogue
 from sememe.pipeline.opened import Run, open_run
 from sememe.pipeline.prepare import ItemSpace, World, open_items, prepare_items, prepare_world
 from sememe.pipeline.recipe import Recipe
+from sememe.pipeline.recommend import Recommender
 from sememe.pipeline.run import run_recipe
 from sememe.pipeline.stages import StageStore
 from sememe.sid.aligned import AlignedRqVae
@@ -116,6 +119,24 @@ def test_what_comes_is_recommended_and_nobody_else_moves(later: Later) -> None:
     gone = newer.remove([later.new["item_id"][0]])
     listed = follow(recommender, newer, gone, vectors=gone.vectors(items.vectors)).recommend(history, k=99)
     assert known not in listed.items and known + 1 in listed.items
+
+
+def test_the_item_head_says_the_same_of_known_items_and_the_generator_shares_out(later: Later) -> None:
+    run, items, catalogue = opened(later)
+    assert items.vectors is not None
+    known = len(items.vectors)
+    newer = catalogue.add(later.new["item_id"], vectors=embed_new(run.recipe, run.world, items, later.new))
+    after = follow(run.recommender, catalogue, newer, vectors=newer.vectors(items.vectors))
+
+    def scores(recommender: Recommender, decode: Any) -> np.ndarray:
+        ranked = replace(recommender, decode=decode).recommend([np.array([0, 1, 2], np.int32)], k=known + 2)
+        found = np.full(known + 2, np.nan)
+        found[ranked.items[0][ranked.items[0] >= 0]] = ranked.scores[0][ranked.items[0] >= 0]
+        return found[:known]
+
+    np.testing.assert_allclose(scores(after, ExactItems()), scores(run.recommender, ExactItems()), rtol=1e-5, atol=1e-6)
+    less = scores(after, BeamSearch(width=64)) - scores(run.recommender, BeamSearch(width=64))
+    assert less.max() < 1e-5 and less.min() < -1e-3
 
 
 def test_what_is_usual_of_new_items_is_found_out_as_they_are_embedded(later: Later) -> None:

@@ -1,11 +1,12 @@
 """Limits on semantic IDs: what breaks them, what keeps to them, and what is no limit at all."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from sememe.core.errors import ConfigError
+from sememe.sid.balanced import BalancedKMeans
 from sememe.sid.collisions import KeepTied
 from sememe.sid.limits import WAYS_OUT, CodeLimits
 from sememe.sid.report import SidReport, sid_report
@@ -25,6 +26,7 @@ GOOD = report_of([[item // 6, item % 6] for item in range(12)], (2, 6))
 
 def test_codes_that_keep_to_all_limits_break_none() -> None:
     limits = CodeLimits(
+        distinct_share=1.0,
         unique_share=1.0,
         largest_group=1,
         used_share=1.0,
@@ -90,6 +92,22 @@ def test_a_broken_limit_says_level_value_and_demand(limits: CodeLimits, report: 
     for limit, text in zip(broken, texts, strict=True):
         assert text in limit.text
         assert limit.way_out
+
+
+def test_even_codes_of_equal_vectors_break_the_limit_on_vectors_alone() -> None:
+    """Dealt out evenly, they are as well used as can be: no other limit on use sees that there is nothing to say."""
+    vectors = np.ones((64, 4), np.float32)
+    fitted = BalancedKMeans(levels=2, codebook_size=8).fit(vectors, seed=0)
+    codes = KeepTied().resolve(fitted.assign(vectors), fitted.codebook_sizes)
+    report = sid_report(codes, vectors, reconstruction=fitted.reconstruct(codes.matrix))
+    use = CodeLimits(used_share=1.0, perplexity_share=0.99, reconstruction_error=0.01)
+    assert use.broken(report) == []
+    (broken,) = replace(use, distinct_share=0.9).broken(report)
+    assert broken.name == "distinct_share"
+    assert broken.text == "1 different vectors for 64 items are a share of 0.01562, at least 0.9 demanded"
+    assert "finer signal" in broken.way_out
+    # Who is sent to other tokenizers by the numbers of use is told to look at the vectors before.
+    assert all("limits.distinct_share" in WAYS_OUT[name] for name in ("used_share", "perplexity_share"))
 
 
 def test_what_cannot_be_measured_keeps_to_no_limit() -> None:
