@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from planted_use import PopularWorld, explained, log_of, popular_world
+from torch.nn import functional
 
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import FloatArray, Interactions
@@ -46,14 +47,17 @@ def world(seed: int) -> PopularWorld:
 
 
 @cache
-def fitted(seed: int, *, debias: bool) -> FittedTwoSided:
+def fitted(seed: int, **settings: Any) -> FittedTwoSided:
     training = CodebookTraining(epochs=2, warmup_epochs=1, batch_size=128, learning_rate=1e-2)
-    part = TwoSidedRqVae(levels=2, codebook_size=16, hidden=(32,), latent=8, window=2, debias=debias, training=training)
+    part = TwoSidedRqVae(levels=2, codebook_size=16, hidden=(32,), latent=8, window=2, training=training)
     known = world(seed)
-    return part.fit_both(known.users, known.items, train=known.train, seed=0)
+    return replace(part, **settings).fit_both(known.users, known.items, train=known.train, seed=0)
 
 
-@pytest.mark.parametrize("seed", [1, 4])
+WORLDS = range(4)
+
+
+@pytest.mark.parametrize("seed", WORLDS)
 def test_properties_know_little_of_popularity_and_more_of_what_is_liked(seed: int) -> None:
     plain, debiased = (fitted(seed, debias=debias).items.free for debias in (False, True))
     popularity, properties = world(seed).log_popularity, world(seed).properties
@@ -61,14 +65,17 @@ def test_properties_know_little_of_popularity_and_more_of_what_is_liked(seed: in
     assert explained(debiased, properties) > 0.05
 
 
-@pytest.mark.parametrize("seed", [1, 4])
-def test_codes_know_less_of_popularity(seed: int) -> None:
-    shares = []
-    for debias in (False, True):
-        codes = fitted(seed, debias=debias).items.tokenizer.encode(world(seed).items)
-        first = np.eye(16, dtype=np.float32)[codes[:, 0]][:, 1:]
-        shares.append(explained(first, world(seed).log_popularity))
-    assert shares[1] < 0.8 * shares[0]
+def test_codes_know_less_of_popularity() -> None:
+    """In every world, and by a fifth on average: how much varies from world to world."""
+    ratios = []
+    for seed in WORLDS:
+        shares = []
+        for debias in (False, True):
+            codes = fitted(seed, debias=debias).items.tokenizer.encode(world(seed).items)
+            first = np.eye(16, dtype=np.float32)[codes[:, 0]][:, 1:]
+            shares.append(explained(first, world(seed).log_popularity))
+        ratios.append(shares[1] / shares[0])
+    assert max(ratios) < 1 and np.mean(ratios) < 0.8
 
 
 def test_what_is_liked_and_what_is_popular_end_at_right_angles() -> None:
@@ -118,11 +125,42 @@ def test_where_everybody_takes_everything_there_is_nothing_to_contrast(view: Any
         np.testing.assert_allclose(ours.free, theirs.free, atol=1e-4)
 
 
-@pytest.mark.parametrize("change", [{"log_q": False}, {"debias": False}, {"align": 2.0}, {"temperature": 1.0}])
-def test_each_setting_changes_the_codes(change: Any) -> None:
-    _, items, _ = clouds()
-    usual, other = (fit(part).items.tokenizer.encode(items) for part in (SMALL, replace(SMALL, **change)))
-    assert not np.array_equal(usual, other)
+def nearness(found: FittedTwoSided, seed: int) -> float:
+    """Mean cosine of what items' codes stand for with what the log knows of the item, beyond that with another's."""
+    side = found.items
+    codes = torch.from_numpy(side.tokenizer.encode(world(seed).items).astype(np.int64))
+    with torch.no_grad():
+        stands_for = functional.normalize(side.tokenizer.net.codebooks.sum_of(codes), dim=1)
+    cosines = (stands_for @ functional.normalize(torch.from_numpy(side.free), dim=1).T).numpy()
+    own = float(np.diag(cosines).mean())
+    return own - (float(cosines.sum()) - len(cosines) * own) / (cosines.size - len(cosines))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_contrasts_bring_codes_to_what_the_log_knows_and_a_high_temperature_more(seed: int) -> None:
+    """At a high temperature a contrast pulls what belongs together more than it parts the rest."""
+    usual, alone, warm = (
+        nearness(fitted(seed, **settings), seed)
+        for settings in ({"debias": True}, {"debias": True, "align": 0.0}, {"debias": True, "temperature": 1.0})
+    )
+    assert alone < 0.06 < 0.1 < usual < 0.7 * warm
+
+
+def test_where_all_are_met_equally_often_there_is_nothing_to_correct() -> None:
+    users, items, skewed = clouds()
+    even = log_of([[(user + 7 * step) % 50 for step in range(4)] for user in range(50)], num_items=50)
+    # Users of an item are met at the ends of its sequence less often than in the middle.
+    views = tuple(view for view in VIEWS if view != "users_together")
+    same = []
+    for log, left in ((even, users[:50]), (skewed, users)):
+        on, off = (
+            replace(SMALL, log_q=log_q, views=views).fit_both(left, items, train=log, seed=0) for log_q in (True, False)
+        )
+        same += [
+            float(np.mean(ours.tokenizer.encode(vectors) == theirs.tokenizer.encode(vectors)))
+            for ours, theirs, vectors in ((on.users, off.users, left), (on.items, off.items, items))
+        ]
+    assert min(same[:2]) > 0.95 and max(same[2:]) < 0.6
 
 
 def test_pairs_are_asked_for_only_where_a_view_wants_them() -> None:
