@@ -103,8 +103,52 @@ def test_codes_are_those_of_memory(source: VectorFile, tmp_path: Path) -> None:
     )
 
 
-def test_memory_does_not_grow_with_the_file(source: VectorFile, tmp_path: Path) -> None:
-    """At most a block of vectors is asked for at once."""
+MEASURED = """
+import re, sys
+from pathlib import Path
+import numpy as np
+import sememe.sid.stream
+from sememe.sid.rqkmeans import FittedResidualKMeans
+from sememe.sid.stream import VectorFile, encode_file
+
+folder, sememe.sid.stream.BLOCK_ROWS = Path(sys.argv[1]), int(sys.argv[2])
+held = []
+
+def note(line=""):
+    # Anonymous memory: pages of the file that the system maps come and go as it likes.
+    held.append(int(re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024)
+
+class Noting(FittedResidualKMeans):
+    def encode(self, vectors):
+        note()
+        return super().encode(vectors)
+
+tokenizer = Noting((np.ones((4, 512), np.float32),))
+for name in ("small", "large"):
+    encode_file(tokenizer, VectorFile(folder / f"{name}.parquet"), folder / f"{name}.codes", part_rows=8192, say=note)
+    print(max(held))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """Ten times the file, 74 MB more of vectors, must not be 74 MB more in memory."""
+    sizes = {}
+    for name, rows in (("small", 4_000), ("large", 40_000)):
+        values = np.random.default_rng(0).standard_normal((rows, 512)).astype(np.float32)
+        column = pl.Series("vector", values, dtype=pl.Array(pl.Float32, 512))
+        frame = pl.DataFrame([pl.Series("item_id", np.arange(rows)), column])
+        frame.write_parquet(tmp_path / f"{name}.parquet", row_group_size=512, compression="uncompressed")
+        sizes[name] = values.nbytes
+    # Readers of polars' pool each hold a row group.
+    environment = {**os.environ, "POLARS_MAX_THREADS": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURED, str(tmp_path), "512"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    small, large = map(int, found.stdout.split())
+    assert large - small < 0.5 * (sizes["large"] - sizes["small"])
+
+
+def test_a_tokenizer_is_asked_for_a_block_at_a_time(source: VectorFile, tmp_path: Path) -> None:
     asked: list[int] = []
 
     class Counting:
