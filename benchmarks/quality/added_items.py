@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.header import header, write_output
 from sememe.core.artifact import read_artifact
-from sememe.core.errors import DataError
+from sememe.core.errors import DataError, LimitError
 from sememe.core.schema import Int32Array
 from sememe.core.seeding import generator
 from sememe.data.datasets import resolve_dataset
@@ -148,15 +148,25 @@ def items_of(directory: Path, run: Run, *, seed: int) -> ItemSpace:
 
 
 def check(grown: Grown) -> dict[str, Any]:
-    """What must hold of the codes, counted."""
+    """How many items there are, and what must hold of their codes, counted.
+
+    Raises LimitError where it does not hold: numbers about lists would mean nothing then.
+    """
     known = grown.before.codes.num_items
     matrix = grown.after.codes.matrix
-    return {
+    counts = {
         "items_before": known,
         "items_added": len(matrix) - known,
         "codes_that_two_items_share": int(len(matrix) - len(np.unique(matrix, axis=0))),
         "known_items_whose_code_changed": int((matrix[:known] != grown.before.codes.matrix).any(axis=1).sum()),
     }
+    for name in ("codes_that_two_items_share", "known_items_whose_code_changed"):
+        if counts[name]:
+            raise LimitError(
+                f"{name} is {counts[name]} after {counts['items_added']} items were added, and must be 0",
+                fix="mend LiveCatalogue.add before anything is measured",
+            )
+    return counts
 
 
 def ask(recommender: Recommender, requests: Sequence[Request], catalogue: LiveCatalogue) -> dict[str, np.ndarray]:

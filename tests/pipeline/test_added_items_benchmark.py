@@ -3,11 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks.quality.added_items import grow, judged_recipe, measure, part_data
-from sememe.core.errors import DataError
+from benchmarks.quality.added_items import check, grow, judged_recipe, measure, part_data
+from sememe.core.errors import DataError, LimitError
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
 
@@ -32,6 +33,16 @@ def test_new_items_are_found_after_they_came_and_never_before(
         assert found[row, "before", "new items"] == 0 < found[row, "after", "new items"]
     grown = grow(directory, parted.new, seed=1)
     assert grown.after.num_live == 36 and grown.before.num_live == 32
+    for row, value, problem in (
+        (33, grown.after.codes.matrix[0], "codes_that_two_items_share is 1 after 4 items"),
+        (5, np.array([7, 7, 15], np.int32), "known_items_whose_code_changed is 1 after"),
+    ):
+        matrix = grown.after.codes.matrix.copy()
+        assert matrix[5].tolist() != [7, 7, 15]
+        matrix[row] = value
+        wrong = replace(grown.after, codes=replace(grown.after.codes, matrix=matrix))
+        with pytest.raises(LimitError, match=problem):
+            check(replace(grown, after=wrong))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
