@@ -19,7 +19,7 @@ from starlette.types import Receive
 from starlette.types import Scope as Connection
 
 from sememe import __version__
-from sememe.serve import wire
+from sememe.serve import browse, browse_wire, wire
 from sememe.serve.document import describe, problem_answers
 from sememe.serve.exchange import Endpoint, Reply, read_body
 from sememe.serve.gate import Gate
@@ -32,7 +32,7 @@ from sememe.serve.service import Service
 _log = logging.getLogger(__name__)
 
 Call = Callable[[Service, Any, str], Awaitable[BaseModel]]
-"""(service, body, user id of the path) -> answer"""
+"""(service, body or query, user id of the path) -> answer"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Route:
     """None: open to whoever may connect, for what watches the server."""
     body: Any = None
     """Type of the body; None: none is read."""
+    query: type[browse_wire.Query] | None = None
+    """Type of the query string, which is then given in place of a body."""
     cost: Callable[[Any], int] = lambda _: 1
     """What a call costs of the key's rate."""
 
@@ -142,6 +144,23 @@ ROUTES = (
     Route("GET", "/v1/users/{user_id}", _export, wire.UserAnswer, "Export what is held of a user.", scope="admin"),
     Route("DELETE", "/v1/users/{user_id}", _delete, wire.DeleteAnswer, "Delete what is held of a user.", scope="admin"),
     Route("GET", "/v1/model", _model, wire.ModelAnswer, "Tell what answers."),
+    Route(
+        "GET",
+        "/v1/items",
+        browse.search_items,
+        browse_wire.FoundItems,
+        "Find items by words of their titles, or by id.",
+        query=browse_wire.ItemQuery,
+    ),
+    Route(
+        "GET",
+        "/v1/codes",
+        browse.look_at_codes,
+        browse_wire.CodesAnswer,
+        "Look at a branch of the tree of semantic IDs.",
+        query=browse_wire.CodeQuery,
+    ),
+    Route("GET", "/v1/report", browse.report, browse_wire.ReportAnswer, "Tell what the run measured."),
     Route("GET", "/v1/health", _health, wire.HealthAnswer, "Tell that the process lives.", scope=None),
     Route("GET", "/v1/ready", _ready, wire.ReadyAnswer, "Tell whether requests should be sent here.", scope=None),
 )
@@ -205,6 +224,8 @@ def _endpoint(route: Route, service: Service, keys: KeyRing) -> Endpoint:
             body = adapter.validate_json(await read_body(headers, receive, limits=service.settings.limits))
             if holder is not None and route.cost(body) > 1:
                 holder.bucket.take(route.cost(body) - 1)
+        elif route.query is not None:
+            body = browse_wire.read_query(route.query, scope["query_string"])
         parameters = scope.get("path_params", {})
         user_id = path_id.validate_python(parameters["user_id"]) if "user_id" in parameters else ""
         told = await route.call(service, body, user_id)

@@ -33,7 +33,6 @@ OF_BODIES = {
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    HTTPStatus.CONFLICT,
 }
 USER_ID = TypeAdapter(wire.IdText).json_schema()
 REF = "#/components/schemas/{model}"
@@ -75,10 +74,21 @@ def _complete(document: dict[str, Any], routes: Sequence["Route"]) -> None:
         if "{user_id}" in route.path:
             of_user = {"name": "user_id", "in": "path", "required": True, "schema": USER_ID}
             operation["parameters"] = [of_user]
+        if route.query is not None:
+            operation["parameters"] = _of_query(route.query)
         if route.body is not None:
             schema, needed = _schema(route.body, mode="validation")
             schemas.update(needed)
             operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _of_query(kind: Any) -> list[dict[str, Any]]:
+    """The fields of a query string, each a parameter."""
+    schema = TypeAdapter(kind).json_schema(mode="validation")
+    return [
+        {"name": name, "in": "query", "required": False, "description": field.pop("description", ""), "schema": field}
+        for name, field in schema["properties"].items()
+    ]
 
 
 def _schema(kind: Any, *, mode: Any) -> tuple[dict[str, Any], dict[str, Any]]:

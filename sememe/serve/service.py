@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
 from sememe.core.errors import ConfigError, DataError, SememeError
 from sememe.pipeline.lookup import UNKNOWN_ID
@@ -43,6 +44,8 @@ from sememe.serve.wire import (
 )
 
 _log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +165,10 @@ class Service:
     async def put_stock(self, asked: StockRequest) -> StockAnswer:
         """Say what can be had.  Raises ConfigError where the model can hold no rules, and StoreDownError."""
         return await self._calls.run(partial(self._parts.stock.put, asked.stock))
+
+    async def read(self, call: Callable[[Served], Result]) -> Result:
+        """What `call` says of the model that answers, off the event loop.  Raises as it does."""
+        return await self._calls.run(partial(call, self.served))
 
     def model(self) -> ModelAnswer:
         """What answers."""
