@@ -13,6 +13,7 @@ import cyclopts
 from rich.console import Console
 
 from sememe import __version__
+from sememe.cli import lifecycle
 from sememe.core.errors import ConfigError, SememeError
 
 app = cyclopts.App(
@@ -245,7 +246,7 @@ def recommend(
 
 @app.command
 def serve(
-    run_directory: Path,
+    models: Path,
     /,
     *,
     host: str = "127.0.0.1",
@@ -260,14 +261,14 @@ def serve(
 
     Parameters
     ----------
-    run_directory
-        What was given to `sememe run --out`.
+    models
+        What was given to `sememe run --out`, or a folder of several of them.
     host
         Address to listen on; without keys, only this machine is answered whatever it is.
     port
         0 takes a free one.
     store
-        Where events are kept: sqlite:///FILE, valkey://HOST, postgresql://HOST/NAME; SQLite in RUN/serve if not given.
+        Where events are kept: sqlite:///FILE, valkey://HOST, postgresql://HOST/NAME; SQLite in MODELS/serve if none is.
     keys
         File of API keys, made by `sememe new-key`.
     rules
@@ -281,7 +282,7 @@ def serve(
 
     run_server(
         console,
-        run_directory,
+        models,
         address=(host, port),
         store=store,
         keys=keys,
@@ -316,6 +317,9 @@ def new_key(
     from sememe.cli.serve import add_key
 
     add_key(console, file, name=name, scopes=scopes, per_second=per_second)
+
+
+app.command(lifecycle.models)
 
 
 @app.command

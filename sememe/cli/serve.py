@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -20,7 +21,7 @@ PACKAGES = ("fastapi", "uvicorn", "uvloop", "httptools", "prometheus_client")
 
 def run_server(
     console: Console,
-    run: Path,
+    models: Path,
     *,
     address: tuple[str, int],
     store: str | None,
@@ -29,7 +30,7 @@ def run_server(
     model: str | None,
     settings: "ServeSettings",
 ) -> None:
-    """Serve the run directory `run` at (host, port) until a signal comes.
+    """Serve a run, or the active one of a folder of runs, at (host, port) until a signal comes.
 
     Raises:
         MissingExtraError: the packages of the extra `serve` are not installed.
@@ -39,10 +40,11 @@ def run_server(
     from sememe.serve.app import create_app
     from sememe.serve.keys import KeyRing
     from sememe.serve.metrics import Metrics
+    from sememe.serve.models import ModelFolder
     from sememe.serve.rule_file import read_rules
     from sememe.serve.served import Served
     from sememe.serve.server import serve
-    from sememe.serve.service import Service
+    from sememe.serve.service import ModelSource, Service
     from sememe.serve.stores.open import open_store
     from sememe.train.device import limit_threads
 
@@ -52,13 +54,17 @@ def run_server(
     ring = KeyRing(keys)
     named = {} if rules is None else read_rules(rules)
     logging.getLogger("sememe").setLevel(logging.WARNING)
-    served = Served.load(run, model=model, rules=named, cache_bytes=settings.cache_mb * 2**20)
-    url = store or default_store(run)
+    load = partial(Served.load, model=model, rules=named, cache_bytes=settings.cache_mb * 2**20)
+    folder = ModelFolder(models)
+    name = folder.pointer().active
+    served = load(folder.path_of(name))
+    url = store or default_store(models)
     # Requests share the processor by threads of the server; more threads for one of them would stand in their way.
     limit_threads(1)
     opened = open_store(url, timeout=settings.store_seconds)
-    service = Service(served, opened, settings=settings, metrics=Metrics())
-    say(f"model {served.row} {served.version}, {served.engine.path}; store {url.partition('@')[2] or url}")
+    source = ModelSource(folder, load)
+    service = Service(served, opened, settings=settings, metrics=Metrics(), source=source)
+    say(f"model {name}: {served.row} {served.version}, {served.engine.path}; store {url.partition('@')[2] or url}")
     if not ring.required:
         say("no --keys: only this machine may connect")
     app = create_app(service, ring)
@@ -73,12 +79,10 @@ def require_packages() -> None:
             raise MissingExtraError(package, extra="serve", purpose="a server")
 
 
-def default_store(run: Path) -> str:
-    """SQLite beside the run's stages."""
-    if not (run / "run.json").is_file():
-        raise ConfigError(f"{run} holds no finished run", fix="give what was given to `sememe run --out`")
-    (run / "serve").mkdir(exist_ok=True)
-    return f"sqlite:///{quote(str((run / 'serve' / 'store.sqlite').resolve()))}"
+def default_store(models: Path) -> str:
+    """SQLite in the folder of a run, or of runs."""
+    (models / "serve").mkdir(exist_ok=True)
+    return f"sqlite:///{quote(str((models / 'serve' / 'store.sqlite').resolve()))}"
 
 
 def parse_settings(texts: Sequence[str]) -> "ServeSettings":

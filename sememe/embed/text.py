@@ -7,13 +7,13 @@ it with Sentence-T5 (768-d).  Kept: one string per item, a frozen encoder.  Chan
 Shape legend: I items, dim the width of the vectors.
 """
 
-import importlib
 import importlib.util
 import logging
 import os
 import sys
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -149,6 +149,7 @@ def _embed_unique(texts: list[str], encode: Any, *, name: str) -> FloatArray:
     return vectors
 
 
+@lru_cache(maxsize=1)  # a server embeds item after item
 def load_sentence_encoder(name: str) -> Any:
     """The SentenceTransformer called `name`; see TextEmbedder for where it is looked for.
 
@@ -160,9 +161,8 @@ def load_sentence_encoder(name: str) -> Any:
     if Path(name).expanduser().is_dir():
         return library.SentenceTransformer(str(Path(name).expanduser()))
     if name.removeprefix("sentence-transformers/") == PACKAGED_MODEL and importlib.util.find_spec(PACKAGE) is not None:
-        directory = importlib.import_module(PACKAGE).get_model_path()
         _log.info("%s: using the weights inside the package %s, no network needed", name, PACKAGE)
-        return library.SentenceTransformer(str(directory))
+        return library.SentenceTransformer(str(importlib.import_module(PACKAGE).get_model_path()))
     try:
         return library.SentenceTransformer(name, local_files_only=True)
     except (OSError, ValueError):

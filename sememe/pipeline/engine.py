@@ -11,11 +11,12 @@ Shape legend: N requests, T items of a history.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import polars as pl
 import torch
 
 from sememe.core.errors import ConfigError, DataError, did_you_mean
@@ -26,6 +27,7 @@ from sememe.decode.item_set import ItemSet
 from sememe.decode.native.paths import native_status
 from sememe.decode.native.search import NativeSearch
 from sememe.decode.rules import Part, Rules
+from sememe.decode.trie import Trie
 from sememe.models.itemwise import ItemWiseModel
 from sememe.models.itemwise_export import export_itemwise, unsupported
 from sememe.pipeline.answering import Answerer, Asked
@@ -81,16 +83,29 @@ class Answer:
         return len(self.items) < self.k
 
 
+@dataclass(frozen=True)
+class Setup:
+    """How what searches is made; `Engine.load` says what each is."""
+
+    native: Native = "auto"
+    precision: Precision = "fp32"
+    cache_bytes: int = CACHE_BYTES
+
+
 @dataclass(frozen=True, eq=False)
 class Serving:
     """All that an answer is made of; replaced as a whole, so that no answer mixes two."""
 
     run: Run
+    """Its catalogue has a row for each of `items`, those that came since the run among them; its log has not."""
     answerer: Answerer
     path: str
     rules: Rules | None
     items: Lookup
     users: Lookup
+    setup: Setup = Setup()
+    gone: Int32Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Items that no list may hold; empty for a model with a tree, which does not hold them then."""
 
 
 class Engine:
@@ -131,25 +146,18 @@ class Engine:
         _check_choice("native", native, get_args(Native))
         _check_choice("precision", precision, get_args(Precision))
         run = open_run(Path(path), model=model, seed=seed, modules=modules)
-        search, reason = _native_search(run.recommender, wanted=native, precision=precision)
-        if search is None and native == "required":
-            raise ConfigError(f"the compiled search cannot answer: {reason}", fix='load the engine with native="auto"')
-        if isinstance(run.recommender.model, torch.nn.Module):
-            run.recommender.model.eval()
-        trie = run.recommender.trie
-        graphs = Graphs.build(run.recommender) if run.recommender.device.type == "cuda" else None
-        path = f"torch: {reason}" if graphs is None else f"torch, recorded as CUDA graphs: {reason}"
+        setup, trie = Setup(native, precision, cache_bytes), run.recommender.trie
+        searching = _searching(run.recommender, setup)
         serving = Serving(
             run=run,
-            answerer=Answerer(run.recommender, search, HistoryCache(most_bytes=cache_bytes), graphs),
-            path=path if search is None else f"native: {search.path}",
+            answerer=searching.answerer,
+            path=searching.path,
             rules=None if trie is None else Rules.start(trie),
             items=Lookup(run.world.interactions.item_ids),
             users=Lookup(run.world.interactions.user_ids),
+            setup=setup,
         )
         engine = cls(serving)
-        if graphs is not None:
-            graphs.record_all()
         engine.recommend([Request(history=[run.world.interactions.item_ids[0]])])
         return engine
 
@@ -212,6 +220,50 @@ class Engine:
         return [answers[row] for row in range(len(requests))]
 
 
+def offering(serving: Serving, trie: Trie) -> Serving:
+    """`serving` with other items offered, of those that its model has codes for.
+
+    trie: made of the one before by `edit_trie`.
+    """
+    answerer = serving.answerer
+    recommender = replace(answerer.recommender, trie=trie)
+    if answerer.graphs is not None:
+        return _with_search(serving, recommender)
+    search = None if answerer.search is None else answerer.search.with_trie(trie)
+    assert serving.rules is not None, "a tree has rules"
+    return replace(
+        serving,
+        answerer=Answerer(recommender, search, answerer.cache),
+        rules=serving.rules.follow(trie),
+    )
+
+
+def grown_serving(serving: Serving, recommender: Recommender, *, more: pl.DataFrame) -> Serving:
+    """`serving` by a recommender that `sememe.pipeline.live.follow` made of its own for a catalogue that changed.
+
+    more: the rows of the items that came, in the order of their indices, with the columns of the run's catalogue.
+    """
+    newer = _with_search(serving, recommender, more=more)
+    ids = serving.items.ids
+    came = more["item_id"].cast(ids.dtype).alias(ids.name)
+    return replace(newer, items=Lookup(pl.concat([ids, came]))) if more.height else newer
+
+
+def _with_search(serving: Serving, recommender: Recommender, *, more: pl.DataFrame | None = None) -> Serving:
+    searching, world = _searching(recommender, serving.setup), serving.run.world
+    assert serving.rules is not None, "a tree has rules"
+    if more is not None and more.height:
+        frame = pl.concat([world.catalog.frame, more.select(world.catalog.frame.columns)])
+        world = replace(world, catalog=replace(world.catalog, frame=frame))
+    return replace(
+        serving,
+        run=replace(serving.run, world=world, recommender=recommender),
+        answerer=searching.answerer,
+        path=searching.path,
+        rules=serving.rules.follow(recommender.trie, frame=more if more is not None and more.height else None),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Resolved:
     """A request in indices."""
@@ -226,6 +278,29 @@ class Resolved:
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(f"{name} is {value!r}, which there is not", fix=did_you_mean(value, known))
+
+
+@dataclass(frozen=True, eq=False)
+class _Searching:
+    answerer: Answerer
+    path: str
+
+
+def _searching(recommender: Recommender, setup: Setup) -> _Searching:
+    """What answers for `recommender`.  Raises ConfigError where the compiled search must, and cannot."""
+    search, reason = _native_search(recommender, wanted=setup.native, precision=setup.precision)
+    if search is None and setup.native == "required":
+        raise ConfigError(f"the compiled search cannot answer: {reason}", fix='load the engine with native="auto"')
+    if isinstance(recommender.model, torch.nn.Module):
+        recommender.model.eval()
+    graphs = Graphs.build(recommender) if recommender.device.type == "cuda" else None
+    path = f"torch: {reason}" if graphs is None else f"torch, recorded as CUDA graphs: {reason}"
+    if graphs is not None:
+        graphs.record_all()
+    return _Searching(
+        answerer=Answerer(recommender, search, HistoryCache(most_bytes=setup.cache_bytes), graphs),
+        path=path if search is None else f"native: {search.path}",
+    )
 
 
 def _native_search(
@@ -269,12 +344,15 @@ def resolve(serving: Serving, request: Request) -> Resolved:
         history = np.concatenate([serving.run.world.interactions.history(user), history]).astype(np.int32)
     if len(history) == 0:
         raise DataError("the history holds no item that the run knows", fix="give the id of an item of the run")
+    left_out = [excluded] if request.repeat_seen else [history, excluded]
+    if len(serving.gone):
+        left_out.append(serving.gone)
     asked = Asked(
         history=history,
-        leave_out=excluded if request.repeat_seen else np.concatenate([history, excluded]),
+        leave_out=np.concatenate(left_out),
         allowed=_allowed(serving, request),
         # A longer list than there are items would only cost room.
-        k=min(request.k, len(serving.items.ids)),
+        k=min(request.k, len(serving.items)),
         user=user,
         events=events,
     )

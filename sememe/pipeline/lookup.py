@@ -21,10 +21,14 @@ LEAST, MOST = -(2**63), 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """The index of each id of a run; ids are sorted, so a search is enough."""
+    """The index of each id of a run, found by a search among the sorted ids."""
 
     ids: pl.Series
-    """(n,) Int64 or String, rising; an id with a NUL character in it is never found."""
+    """(n,) Int64 or String, all different; an id with a NUL character in it is never found.  Those of a first run rise;
+    what came later stands behind them."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     def find(self, wanted: Sequence[Id]) -> Int64Array:
         """(len(wanted),) the index of each id, UNKNOWN_ID where there is none.
@@ -33,12 +37,12 @@ class Lookup:
         """
         keys = self._keys
         if keys.dtype.kind == "i" and all(type(value) is int and LEAST <= value <= MOST for value in wanted):
-            return _places(keys, np.array(wanted, np.int64))
+            return self._rows(np.array(wanted, np.int64))
         asked = [_plain(value) for value in wanted]
         values = _numbers(asked) if keys.dtype.kind == "i" else _octets(asked, width=keys.dtype.itemsize)
         known = np.array([value is not None for value in values], np.bool_)
         searched = np.array([keys[0] if value is None else value for value in values], keys.dtype)
-        return np.where(known, _places(keys, searched), UNKNOWN_ID)
+        return np.where(known, self._rows(searched), UNKNOWN_ID)
 
     def names(self, indices: npt.NDArray[np.integer[Any]]) -> list[Id]:
         """The id of each of `indices` (m,), all at least 0."""
@@ -53,6 +57,21 @@ class Lookup:
             return self.ids.to_numpy()
         octets = [text.encode() for text in self.ids.to_list()]
         return np.array(octets, f"S{max(1, *map(len, octets))}" if octets else "S1")
+
+    @cached_property
+    def _order(self) -> Int64Array | None:
+        """(n,) the indices in the order of their ids; None where that is their own."""
+        keys = self._keys
+        return None if bool((keys[:-1] < keys[1:]).all()) else np.argsort(keys, kind="stable").astype(np.int64)
+
+    @cached_property
+    def _sorted(self) -> npt.NDArray[Any]:
+        return self._keys if self._order is None else self._keys[self._order]
+
+    def _rows(self, searched: npt.NDArray[Any]) -> Int64Array:
+        """(m,) the index of each of `searched` (m,), UNKNOWN_ID for those that are not there."""
+        places = _places(self._sorted, searched)
+        return places if self._order is None else np.where(places == UNKNOWN_ID, places, self._order[places])
 
 
 def _places(keys: npt.NDArray[Any], searched: npt.NDArray[Any]) -> Int64Array:

@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sememe.core.errors import ArtifactError, ConfigError, DataError, did_you_me
 from sememe.core.schema import Int32Array
 from sememe.data.event_inputs import user_event_inputs
 from sememe.pipeline.judging import readings
+from sememe.pipeline.lookup import UNKNOWN_ID, Lookup
 from sememe.pipeline.prepare import ItemSpace, World, open_items, open_world
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.recommend import Recommender
@@ -68,7 +70,7 @@ class Run:
             raise ConfigError(f"k is {k}, and at least 1 item must be asked for", fix="give k >= 1")
         users, events = None, None
         if user is not None:
-            index = self._index(self.world.interactions.user_ids, user, what="user")
+            index = self._index(self._user_lookup, user, what="user")
             items = np.asarray(self.world.interactions.history(index))
             users = np.array([index], np.int32)
             known = user_event_inputs(self.world.interactions, self.recommender.events, user=index)
@@ -85,7 +87,7 @@ class Run:
 
     def history(self, user: UserId) -> pl.DataFrame:
         """What a user did, oldest first: columns item, title."""
-        index = self._index(self.world.interactions.user_ids, user, what="user")
+        index = self._index(self._user_lookup, user, what="user")
         items = self.world.interactions.history(index)
         return pl.DataFrame(
             {
@@ -95,20 +97,24 @@ class Run:
         )
 
     def _items(self, ids: Sequence[ItemId]) -> Int32Array:
-        item_ids = self.world.interactions.item_ids
-        return np.array([self._index(item_ids, item, what="item") for item in ids], dtype=np.int32)
+        return np.array([self._index(self._item_lookup, item, what="item") for item in ids], dtype=np.int32)
 
-    def _index(self, ids: pl.Series, wanted: UserId, *, what: str) -> int:
+    @cached_property
+    def _item_lookup(self) -> Lookup:
+        return Lookup(self.world.interactions.item_ids)
+
+    @cached_property
+    def _user_lookup(self) -> Lookup:
+        return Lookup(self.world.interactions.user_ids)
+
+    def _index(self, lookup: Lookup, wanted: UserId, *, what: str) -> int:
         if isinstance(wanted, bool) or not isinstance(wanted, int | str):
             raise DataError(f"{what} {wanted!r} is a {type(wanted).__name__}", fix=f"give the {what} id as text or int")
-        # Ids that are all whole numbers are kept as numbers, whatever the file called them.
-        value = pl.Series([str(wanted)]).cast(ids.dtype, strict=False)[0]
-        # Ids are sorted, so a search is enough.
-        place = len(ids) if value is None else ids.search_sorted(value)
-        if place >= len(ids) or ids[place] != value:
+        (place,) = lookup.find([wanted]).tolist()
+        if place == UNKNOWN_ID:
             raise DataError(
                 f"there is no {what} {wanted!r} in this run",
-                fix=f"{what} ids of this data look like {ids[:3].to_list()}",
+                fix=f"{what} ids of this data look like {lookup.ids[:3].to_list()}",
             )
         return int(place)
 

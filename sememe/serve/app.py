@@ -19,7 +19,7 @@ from starlette.types import Receive
 from starlette.types import Scope as Connection
 
 from sememe import __version__
-from sememe.serve import browse, browse_wire, wire
+from sememe.serve import browse, browse_wire, wire, wire_catalogue, wire_models
 from sememe.serve.document import describe, problem_answers
 from sememe.serve.exchange import Endpoint, Reply, read_body
 from sememe.serve.gate import Gate
@@ -32,7 +32,7 @@ from sememe.serve.service import Service
 _log = logging.getLogger(__name__)
 
 Call = Callable[[Service, Any, str], Awaitable[BaseModel]]
-"""(service, body or query, user id of the path) -> answer"""
+"""(service, body or query, what the path names: a user or a model) -> answer"""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,28 @@ async def _events(service: Service, body: wire.Event | wire.EventBatch, _: str) 
     return await service.append(_all_events(body))
 
 
-async def _stock(service: Service, body: wire.StockRequest, _: str) -> BaseModel:
+async def _stock(service: Service, body: wire_catalogue.StockRequest, _: str) -> BaseModel:
     return await service.put_stock(body)
+
+
+async def _put_items(service: Service, body: wire_catalogue.ItemsRequest, _: str) -> BaseModel:
+    return await service.put_items(body)
+
+
+async def _remove_items(service: Service, body: wire_catalogue.RemoveItemsRequest, _: str) -> BaseModel:
+    return await service.remove_items(body)
+
+
+async def _models(service: Service, _: None, __: str) -> BaseModel:
+    return await service.models()
+
+
+async def _activate(service: Service, _: None, name: str) -> BaseModel:
+    return await service.activate(name)
+
+
+async def _roll_back(service: Service, _: None, __: str) -> BaseModel:
+    return await service.roll_back()
 
 
 async def _export(service: Service, _: None, user_id: str) -> BaseModel:
@@ -134,16 +154,52 @@ ROUTES = (
     ),
     Route(
         "PUT",
+        "/v1/items",
+        _put_items,
+        wire_catalogue.ItemsAnswer,
+        "Put items into the catalogue, or say something new of them; they are in lists from then on.",
+        scope="write",
+        body=wire_catalogue.ItemsRequest,
+        cost=lambda body: len(body.items),
+    ),
+    Route(
+        "DELETE",
+        "/v1/items",
+        _remove_items,
+        wire_catalogue.RemoveItemsAnswer,
+        "Take items out of the catalogue; they are in no list from then on.",
+        scope="write",
+        body=wire_catalogue.RemoveItemsRequest,
+    ),
+    Route(
+        "PUT",
         "/v1/stock",
         _stock,
-        wire.StockAnswer,
+        wire_catalogue.StockAnswer,
         "Say which items can be had; the others are in no list from then on.",
         scope="write",
-        body=wire.StockRequest,
+        body=wire_catalogue.StockRequest,
     ),
     Route("GET", "/v1/users/{user_id}", _export, wire.UserAnswer, "Export what is held of a user.", scope="admin"),
     Route("DELETE", "/v1/users/{user_id}", _delete, wire.DeleteAnswer, "Delete what is held of a user.", scope="admin"),
     Route("GET", "/v1/model", _model, wire.ModelAnswer, "Tell what answers."),
+    Route("GET", "/v1/models", _models, wire_models.ModelsAnswer, "Tell which models there are."),
+    Route(
+        "POST",
+        "/v1/models/{name}:activate",
+        _activate,
+        wire_models.ActivateAnswer,
+        "Have another model answer, if it is whole and stands the comparison; until then the old one goes on.",
+        scope="admin",
+    ),
+    Route(
+        "POST",
+        "/v1/models:rollback",
+        _roll_back,
+        wire_models.ActivateAnswer,
+        "Have the model answer again that was active before.",
+        scope="admin",
+    ),
     Route(
         "GET",
         "/v1/items",
@@ -226,9 +282,8 @@ def _endpoint(route: Route, service: Service, keys: KeyRing) -> Endpoint:
                 holder.bucket.take(route.cost(body) - 1)
         elif route.query is not None:
             body = browse_wire.read_query(route.query, scope["query_string"])
-        parameters = scope.get("path_params", {})
-        user_id = path_id.validate_python(parameters["user_id"]) if "user_id" in parameters else ""
-        told = await route.call(service, body, user_id)
+        named = [path_id.validate_python(value) for value in scope.get("path_params", {}).values()]
+        told = await route.call(service, body, *(named or [""]))
         return told.__pydantic_serializer__.to_json(told, exclude_none=True)
 
     async def measured(scope: Connection, receive: Receive) -> Reply:
@@ -276,6 +331,10 @@ async def _unrouted(request: Request, error: Exception) -> Response:
 
 def _methods(path: str) -> list[str]:
     """What may be asked of a path."""
-    stems = [(route.method, *route.path.partition("{")) for route in ROUTES]
-    found = {method for method, stem, brace, _ in stems if path == stem or (brace and path.startswith(stem))}
+    found = {route.method for route in ROUTES if _fits(route.path, path)}
     return sorted(found) or ["GET"]
+
+
+def _fits(pattern: str, path: str) -> bool:
+    stem, brace, rest = pattern.partition("{")
+    return path.startswith(stem) and path.endswith(rest.partition("}")[2]) if brace else path == stem

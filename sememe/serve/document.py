@@ -18,11 +18,12 @@ WHEN = {
     HTTPStatus.BAD_REQUEST: "The body is no JSON.",
     HTTPStatus.UNAUTHORIZED: "No key, or an unknown one.",
     HTTPStatus.FORBIDDEN: "The key has not the scope, or the caller may not connect.",
+    HTTPStatus.NOT_FOUND: "There is no such model.",
     HTTPStatus.REQUEST_TIMEOUT: "The body came too slowly.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not marked as JSON.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "The request does not fit this description.",
-    HTTPStatus.CONFLICT: "The model that answers cannot do this: it has not the rule, the items, vectors.",
+    HTTPStatus.CONFLICT: "The model cannot do this: it has not the rule, the items, vectors; or it is damaged.",
     HTTPStatus.TOO_MANY_REQUESTS: "Too much at once: wait as long as Retry-After says.",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "The headers are too long.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "The server failed.",
@@ -34,7 +35,8 @@ OF_BODIES = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 }
-USER_ID = TypeAdapter(wire.IdText).json_schema()
+PATH_ID = TypeAdapter(wire.IdText).json_schema()
+MODELS = "/v1/models"
 REF = "#/components/schemas/{model}"
 
 
@@ -44,8 +46,17 @@ def problem_answers(route: "Route") -> dict[int | str, dict[str, Any]]:
     return {
         int(status): {"description": text, "content": content}
         for status, text in WHEN.items()
-        if route.body is not None or status not in OF_BODIES
+        if _may_answer(route, status)
     }
+
+
+def _may_answer(route: "Route", status: HTTPStatus) -> bool:
+    of_models = route.path.startswith(MODELS)
+    if status == HTTPStatus.NOT_FOUND:
+        return of_models and "{" in route.path
+    if status == HTTPStatus.CONFLICT:
+        return of_models or route.body is not None
+    return route.body is not None or status not in OF_BODIES
 
 
 def describe(app: FastAPI, routes: Sequence["Route"]) -> None:
@@ -71,9 +82,9 @@ def _complete(document: dict[str, Any], routes: Sequence["Route"]) -> None:
         operation = document["paths"][route.path][route.method.lower()]
         # Where the server was started without keys, none is needed.
         operation["security"] = [{"key": []}, {}] if route.scope is not None else [{}]
-        if "{user_id}" in route.path:
-            of_user = {"name": "user_id", "in": "path", "required": True, "schema": USER_ID}
-            operation["parameters"] = [of_user]
+        if "{" in route.path:
+            name = route.path.partition("{")[2].partition("}")[0]
+            operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": PATH_ID}]
         if route.query is not None:
             operation["parameters"] = _of_query(route.query)
         if route.body is not None:

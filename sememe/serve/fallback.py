@@ -5,9 +5,10 @@ Both are counted on the run's training part when the server starts, and take a f
 Shape legend: I items, T items of a history.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from sememe.core.schema import BoolArray, FloatArray, Int32Array, Int64Array, Interactions
 from sememe.models.counting import FittedItemKnn, ItemKnn
@@ -35,6 +36,15 @@ class Fallback:
     def fit(cls, train: Interactions) -> "Fallback":
         """Count items, and pairs of items that follow each other."""
         return cls(ItemKnn(fill="none").fit(train))
+
+    def grown(self, num_items: int) -> "Fallback":
+        """The same for a catalogue of `num_items`: of those that came, nothing is counted."""
+        more, knn = num_items - len(self.knn.counts), self.knn
+        old = knn.similarity
+        # Rows and columns that hold nothing are at the end, so that the arrays stay as they are.
+        starts = np.pad(old.indptr, (0, more), mode="edge")
+        similarity = csr_array((old.data, old.indices, starts), shape=(num_items, num_items))
+        return Fallback(replace(knn, similarity=similarity, counts=np.pad(knn.counts, (0, more))))
 
     def recommend(
         self, history: Int32Array, *, left_out: Int32Array, allowed: BoolArray | None, k: int

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from sememe.serve.metrics import Metrics
 from sememe.serve.settings import Histories
-from sememe.serve.stores.protocol import EventStore, StoredEvent, StoreDownError
+from sememe.serve.stores.protocol import EventStore, Recent, StoreDownError
+
+NOTHING = Recent((), ())
 
 _log = logging.getLogger(__name__)
 
@@ -16,8 +18,8 @@ _log = logging.getLogger(__name__)
 class Stored:
     """What the store holds of several users."""
 
-    events: list[list[StoredEvent]]
-    """Per user, oldest first."""
+    events: list[Recent]
+    """Per user."""
     down: bool
     """Whether the store could not be asked."""
 
@@ -45,16 +47,16 @@ class HistoryReader:
         """The events of each of `users`, none where it is None."""
         asked = [user for user in users if user is not None]
         if not asked:
-            return Stored([[] for _ in users], down=False)
+            return Stored([NOTHING for _ in users], down=False)
         if self.down:
-            return Stored([[] for _ in users], down=True)
+            return Stored([NOTHING for _ in users], down=True)
         try:
             with self._metrics.store_call("histories"):
-                found = iter(self._store.histories(asked, limit=self._settings.newest))
+                found = iter(self._store.recent(asked, limit=self._settings.newest))
         except StoreDownError as error:
             # Every request of the next moment would wait as long for nothing.
             self._ask_again = self._clock() + self._settings.retry_seconds
             self._metrics.store_failures.labels(operation="histories").inc()
             _log.warning("answers go on without the store for %g s: %s", self._settings.retry_seconds, error.problem)
-            return Stored([[] for _ in users], down=True)
-        return Stored([[] if user is None else next(found) for user in users], down=False)
+            return Stored([NOTHING for _ in users], down=True)
+        return Stored([NOTHING if user is None else next(found) for user in users], down=False)

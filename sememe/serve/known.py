@@ -11,7 +11,7 @@ import numpy as np
 from sememe.core.schema import Int32Array
 from sememe.pipeline.engine import Serving
 from sememe.pipeline.lookup import UNKNOWN_ID
-from sememe.serve.stores.protocol import StoredEvent
+from sememe.serve.stores.protocol import Recent
 from sememe.serve.wire import RecommendRequest, Sources
 
 
@@ -28,14 +28,12 @@ class Known:
     sources: Sources
 
 
-def known_of(
-    serving: Serving, asked: Sequence[RecommendRequest], stored: Sequence[Sequence[StoredEvent]]
-) -> list[Known]:
+def known_of(serving: Serving, asked: Sequence[RecommendRequest], stored: Sequence[Recent]) -> list[Known]:
     """What is known for each request, `stored` being what the store holds of its user."""
     # Text that is too long for an id stands for nobody.
     users = serving.users.find(["\0" if one.user_id is None else one.user_id for one in asked])
     gathered = [
-        _gather(serving, one, events, user=int(user)) for one, events, user in zip(asked, stored, users, strict=True)
+        _gather(serving, one, recent, user=int(user)) for one, recent, user in zip(asked, stored, users, strict=True)
     ]
     unread = [row for row, known in enumerate(gathered) if not known.readable and known.given]
     places = serving.items.find([item for row in unread for item in gathered[row].given]) != UNKNOWN_ID
@@ -57,25 +55,26 @@ def history_of(serving: Serving, known: Known) -> Int32Array:
     return np.concatenate([serving.run.world.interactions.history(user), given]).astype(np.int32)
 
 
-def _gather(serving: Serving, asked: RecommendRequest, events: Sequence[StoredEvent], *, user: int) -> Known:
+def _gather(serving: Serving, asked: RecommendRequest, recent: Recent, *, user: int) -> Known:
     log = serving.run.world.interactions
     count = 0 if user == UNKNOWN_ID else int(log.offsets[user + 1] - log.offsets[user])
-    new = _new_events(serving, events, user=user) if count and events else events
+    new = _new_items(serving, recent, user=user) if count and recent.item_ids else recent.item_ids
     return Known(
         user=asked.user_id if count else None,
-        given=[*(event.item_id for event in new), *asked.history],
+        given=[*new, *asked.history],
         readable=count > 0,
         sources=Sources(run=count, store=len(new), request=len(asked.history)),
     )
 
 
-def _new_events(serving: Serving, events: Sequence[StoredEvent], *, user: int) -> Sequence[StoredEvent]:
-    """Those of `events`, in order of time, that the run does not hold."""
+def _new_items(serving: Serving, recent: Recent, *, user: int) -> Sequence[str]:
+    """Items of those events, in order of time, that the run does not hold."""
     log = serving.run.world.interactions
     start, end = int(log.offsets[user]), int(log.offsets[user + 1])
-    if log.timestamps is None or events[0].timestamp > log.timestamps[end - 1]:
-        return events
+    if log.timestamps is None or recent.timestamps[0] > log.timestamps[end - 1]:
+        return recent.item_ids
     times = log.timestamps[start:end].tolist()
     items = [str(name) for name in serving.items.names(log.items[start:end])]
     held = set(zip(items, times, strict=True))
-    return [event for event in events if (event.item_id, event.timestamp) not in held]
+    events = zip(recent.item_ids, recent.timestamps, strict=True)
+    return [item for item, moment in events if (item, moment) not in held]

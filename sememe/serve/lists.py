@@ -15,7 +15,7 @@ from sememe.decode.rules import Part
 from sememe.pipeline.engine import Answer, Request
 from sememe.rerank.diversity import Diversity, VectorLikeness
 from sememe.serve.explain import explain
-from sememe.serve.histories import HistoryReader, Stored
+from sememe.serve.histories import NOTHING, HistoryReader, Stored
 from sememe.serve.known import Known, history_of, known_of
 from sememe.serve.metrics import Metrics
 from sememe.serve.served import Current, Served
@@ -78,7 +78,7 @@ class Lists:
         Raises ConfigError for a rule that there is not.
         """
         served = self._current.served
-        (one,) = self._rounds(served, [asked], Stored([[]], down=False))
+        (one,) = self._rounds(served, [asked], Stored([NOTHING], down=False))
         return self._without_model(served, replace(one, degraded=[*one.degraded, reason]), reason=reason)
 
     def _rounds(self, served: Served, asked: Sequence[RecommendRequest], stored: Stored) -> list[Round]:

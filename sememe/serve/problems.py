@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sememe.core.errors import SememeError
+from sememe.serve.models import UnknownModelError
 from sememe.serve.stores.protocol import StoreDownError
 
 MEDIA_TYPE = "application/problem+json"
@@ -71,6 +72,8 @@ def problem_of(error: Exception) -> HttpProblem:
         return _misfit(error)
     if isinstance(error, StoreDownError):
         return HttpProblem(error.problem, fix=error.fix, status=HTTPStatus.SERVICE_UNAVAILABLE, retry_after=1.0)
+    if isinstance(error, UnknownModelError):
+        return HttpProblem(error.problem, fix=error.fix, status=HTTPStatus.NOT_FOUND)
     if isinstance(error, SememeError):
         # The request fits the description of the API, and not what answers now: the model, its rules, its items.
         return HttpProblem(error.problem, fix=error.fix, status=HTTPStatus.CONFLICT)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from sememe.decode.predicates import Predicate
 from sememe.decode.rules import Part, any_of, none_of
 from sememe.pipeline.engine import NO_TREE, Engine
 from sememe.pipeline.lookup import UNKNOWN_ID, Id
+from sememe.pipeline.opened import read_metrics
 from sememe.serve.fallback import Fallback
+from sememe.serve.living import Living, offered_items
 from sememe.serve.nearest import Nearest
 from sememe.serve.rule_file import IN_STOCK
 from sememe.serve.wire import AnyOf, Rule
@@ -33,6 +36,8 @@ class Served:
     """12 hex digits, equal where run and row are."""
     fallback: Fallback
     nearest: Nearest
+    living: Living
+    """What came, went or changed since the run."""
 
     @classmethod
     def load(
@@ -61,6 +66,7 @@ class Served:
             version=digest.hexdigest()[:12],
             fallback=Fallback.fit(run.world.split.train()),
             nearest=Nearest(run.items),
+            living=Living(run, row),
         )
 
     @property
@@ -85,13 +91,24 @@ class Served:
         return rules.allowed(*parts)
 
     def allowed(self, parts: Sequence[str | Part]) -> BoolArray | None:
-        """(I,) the items of `item_set`; None where there are no `parts`."""
+        """(I,) the items of `item_set`; None for all there ever were."""
         if not parts:
-            return None
+            return self._offered
         trie = self.engine.rules.trie
         flags = np.zeros(len(trie.positions), np.bool_)
         flags[trie.items.cpu().numpy()[self.item_set(parts).flags()]] = True
         return flags
+
+    @cached_property
+    def _offered(self) -> BoolArray | None:
+        """(I,) which items were not removed; None where none was."""
+        flags = offered_items(self.engine.serving)
+        return None if bool(flags.all()) else flags
+
+    @property
+    def num_offered(self) -> int:
+        """Items that lists may hold, stock and other rules aside."""
+        return len(self.engine.serving.items) if self._offered is None else int(self._offered.sum())
 
     def known_items(self, ids: Sequence[Id]) -> Int64Array:
         """(m,) indices of those of `ids` that the model knows."""
@@ -104,12 +121,16 @@ class Served:
         catalog = self.engine.serving.run.world.catalog
         return [catalog.title(int(item)) for item in self.engine.serving.items.find(ids)]
 
-    def headline(self) -> dict[str, float]:
-        """The metrics that stand first, of the test part."""
-        rows: list[dict[str, Any]] = self.engine.serving.run.metrics.get("rows", [])
-        mine = [row for row in rows if row.get("model") == self.row and row.get("split") == "test"]
-        chosen = [row for row in mine if row.get("mask_seen")] or mine
-        return {name: float(chosen[0][name]) for name in HEADLINE if chosen and name in chosen[0]}
+
+def headline(path: Path, row: str) -> dict[str, float]:
+    """The metrics of `row` that stand first, of the test part of the run directory `path`.
+
+    Raises ArtifactError where no run is finished there.
+    """
+    rows: list[dict[str, Any]] = read_metrics(path).get("rows", [])
+    mine = [one for one in rows if one.get("model") == row and one.get("split") == "test"]
+    chosen = [one for one in mine if one.get("mask_seen")] or mine
+    return {name: float(chosen[0][name]) for name in HEADLINE if chosen and name in chosen[0]}
 
 
 @dataclass(eq=False)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -13,17 +14,19 @@ from typing import TypeVar
 
 from sememe.core.errors import ConfigError, DataError, SememeError
 from sememe.pipeline.lookup import UNKNOWN_ID
+from sememe.serve.activation import Activator, Load, step_back
 from sememe.serve.batching import Batcher, OverBudgetError
 from sememe.serve.calls import Calls
+from sememe.serve.catalogue import CatalogueKeeper
 from sememe.serve.histories import HistoryReader
 from sememe.serve.lists import OVER_BUDGET, Lists
 from sememe.serve.metrics import Metrics
+from sememe.serve.models import ModelFolder
 from sememe.serve.problems import HttpProblem
-from sememe.serve.served import Current, Served
+from sememe.serve.served import Current, Served, headline
 from sememe.serve.settings import ServeSettings
 from sememe.serve.shown import ShownLists
-from sememe.serve.stock import StockKeeper
-from sememe.serve.stores.protocol import Store, StoredEvent, StoreDownError
+from sememe.serve.stores.protocol import ItemRow, Store, StoredEvent, StoreDownError
 from sememe.serve.wire import (
     DeleteAnswer,
     Event,
@@ -37,11 +40,18 @@ from sememe.serve.wire import (
     RecommendRequest,
     SimilarAnswer,
     SimilarRequest,
-    StockAnswer,
-    StockRequest,
     StoredEventWire,
     UserAnswer,
 )
+from sememe.serve.wire_catalogue import (
+    ItemsAnswer,
+    ItemsRequest,
+    RemoveItemsAnswer,
+    RemoveItemsRequest,
+    StockAnswer,
+    StockRequest,
+)
+from sememe.serve.wire_models import ActivateAnswer, ModelsAnswer
 
 _log = logging.getLogger(__name__)
 
@@ -54,32 +64,50 @@ class Parts:
 
     current: Current
     store: Store
-    stock: StockKeeper
+    catalogue: CatalogueKeeper
     histories: HistoryReader
     lists: Lists
+    models: Activator
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where models come from, and how one of them is opened."""
+
+    folder: ModelFolder
+    load: Load
 
 
 class Service:
     """Answers what the API is asked; used from one event loop, between `start` and `stop`."""
 
-    def __init__(self, served: Served, store: Store, *, settings: ServeSettings, metrics: Metrics) -> None:
-        """Raises ConfigError where stock is kept in the store, and the model cannot hold it; StoreDownError where the
-        folder of exposures cannot be made."""
-        current = Current(served)
-        histories = HistoryReader(store, settings=settings.histories, metrics=metrics)
-        stock = StockKeeper(current, store, metrics)
-        lists = Lists(current, histories, metrics)
+    def __init__(
+        self,
+        served: Served,
+        store: Store,
+        *,
+        settings: ServeSettings,
+        metrics: Metrics,
+        source: ModelSource | None = None,
+    ) -> None:
+        """source: where `served` is the active model; its run alone if not given.
+
+        Raises StoreDownError where the folder of exposures cannot be made.
+        """
+        self._parts = _parts(served, store, settings=settings, metrics=metrics, source=source)
         self.settings, self.metrics, self.draining = settings, metrics, False
-        self._parts = Parts(current=current, store=store, stock=stock, histories=histories, lists=lists)
+        lists = self._parts.lists
         self._batcher = Batcher[RecommendRequest, RecommendAnswer](
             lists.answer, settings=settings.batching, metrics=metrics
         )
         self._calls = Calls(most=settings.limits.calls)
         self._shown = ShownLists(Path(settings.exposures)) if settings.exposures else None
-        self._watch: asyncio.Task[None] | None = None
+        # Opening a model takes seconds, and must take them from nobody who answers.
+        self._opening = ThreadPoolExecutor(1, "sememe-opening", initializer=step_back)
+        self._watches: list[asyncio.Task[None]] = []
         metrics.tell_model(version=served.version, row=served.row)
         with contextlib.suppress(StoreDownError):
-            stock.follow()
+            self._parts.catalogue.follow(embed=False)
 
     @property
     def served(self) -> Served:
@@ -88,14 +116,15 @@ class Service:
 
     async def start(self) -> None:
         """Begin to follow what other replicas change."""
-        self._watch = asyncio.create_task(self._follow())
+        self._watches = [asyncio.create_task(self._follow_catalogue()), asyncio.create_task(self._follow_models())]
 
     async def stop(self) -> None:
         """Finish what is under way, and give back threads and connections."""
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         self._batcher.close()
         self._calls.close()
+        self._opening.shutdown(wait=True, cancel_futures=True)
         self._parts.store.close()
         if self._shown is not None:
             self._shown.close()
@@ -164,11 +193,32 @@ class Service:
 
     async def put_stock(self, asked: StockRequest) -> StockAnswer:
         """Say what can be had.  Raises ConfigError where the model can hold no rules, and StoreDownError."""
-        return await self._calls.run(partial(self._parts.stock.put, asked.stock))
+        return await self._calls.run(partial(self._parts.catalogue.put_stock, asked.stock))
 
     async def read(self, call: Callable[[Served], Result]) -> Result:
         """What `call` says of the model that answers, off the event loop.  Raises as it does."""
         return await self._calls.run(partial(call, self.served))
+
+    async def put_items(self, asked: ItemsRequest) -> ItemsAnswer:
+        """Take items in.  Raises as `CatalogueKeeper.put_items`."""
+        rows = [ItemRow(item.item_id, item.fields) for item in asked.items]
+        return await self._calls.run(partial(self._parts.catalogue.put_items, rows))
+
+    async def remove_items(self, asked: RemoveItemsRequest) -> RemoveItemsAnswer:
+        """Take items out.  Raises as `CatalogueKeeper.remove_items`."""
+        return await self._calls.run(partial(self._parts.catalogue.remove_items, asked.item_ids))
+
+    async def models(self) -> ModelsAnswer:
+        """The models there are.  Raises ArtifactError where their folder cannot be read."""
+        return await self._calls.run(self._parts.models.list)
+
+    async def activate(self, name: str) -> ActivateAnswer:
+        """Have another model answer.  Raises as `Activator.activate`."""
+        return await self._open(partial(self._parts.models.activate, name))
+
+    async def roll_back(self) -> ActivateAnswer:
+        """Have the model answer that was active before.  Raises as `Activator.roll_back`."""
+        return await self._open(self._parts.models.roll_back)
 
     def model(self) -> ModelAnswer:
         """What answers."""
@@ -178,11 +228,12 @@ class Service:
             recipe=serving.run.recipe.name,
             row=served.row,
             path=serving.path,
-            items=serving.run.world.interactions.num_items,
+            items=served.num_offered,
+            items_waiting=self._parts.catalogue.waiting,
             users=serving.run.world.interactions.num_users,
             rules=list(served.rule_names),
             has_vectors=served.nearest.space.vectors is not None,
-            metrics=served.headline(),
+            metrics=headline(serving.run.path, served.row),
         )
 
     def health(self) -> HealthAnswer:
@@ -273,14 +324,52 @@ class Service:
         history = serving.run.world.interactions.history(user)
         return [str(name) for name in serving.items.names(history)]
 
-    async def _follow(self) -> None:
-        """Look again and again for what other replicas changed."""
+    async def _open(self, call: Callable[[], Result]) -> Result:
+        """What `call` returns or raises, in the thread that opens models."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._opening, call))
+
+    async def _follow_catalogue(self) -> None:
+        """Look again and again for what other replicas changed in the catalogue."""
         while True:
             await asyncio.sleep(self.settings.histories.poll_seconds)
-            try:
-                await self._calls.run(self._parts.stock.follow)
-            except SememeError as error:
-                _log.warning("stock stays as it is: %s", error.problem)
+            with _logged("the catalogue"):
+                await self._calls.run(self._parts.catalogue.follow)
+
+    async def _follow_models(self) -> None:
+        """Look again and again which model is to answer."""
+        while True:
+            await asyncio.sleep(self.settings.histories.poll_seconds)
+            with _logged("the model"):
+                await self._open(self._parts.models.follow)
+
+
+def _parts(
+    served: Served, store: Store, *, settings: ServeSettings, metrics: Metrics, source: ModelSource | None
+) -> Parts:
+    if source is None:
+        source = ModelSource(ModelFolder(served.living.run.path), partial(Served.load, model=served.row))
+    current = Current(served)
+    histories = HistoryReader(store, settings=settings.histories, metrics=metrics)
+    catalogue = CatalogueKeeper(current, store, metrics)
+    return Parts(
+        current=current,
+        store=store,
+        catalogue=catalogue,
+        histories=histories,
+        lists=Lists(current, histories, metrics),
+        models=Activator(source.folder, current, catalogue, load=source.load, canary=settings.canary, metrics=metrics),
+    )
+
+
+@contextlib.contextmanager
+def _logged(what: str) -> Iterator[None]:
+    """Go on where a look was in vain: the next one may not be."""
+    try:
+        yield
+    except SememeError as error:
+        _log.warning("%s stays as it is: %s", what, error.problem)
+    except Exception:  # noqa: BLE001 - a look that fails must not end the looking
+        _log.exception("%s stays as it is", what)
 
 
 @contextlib.contextmanager

@@ -47,8 +47,25 @@ class Histories:
     """So many of a user's events in the store are read, and left out of lists; the run's own are read whole."""
     retry_seconds: float = 1.0
     """A store that is down is asked again after so long; until then answers do without."""
-    poll_seconds: float = 1.0
-    """How often stock that another replica changed is looked for."""
+    poll_seconds: float = 0.5
+    """How often is looked for what another replica changed: items, stock, the active model."""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """What a model must stand before it takes over."""
+
+    requests: int = 50
+    """Histories of users of the run, put to the old model and the new one."""
+    k: int = 10
+    least_overlap: float = 0.0
+    """Least share of the old lists' items that the new ones must have, on average."""
+    most_unreadable: float = 0.5
+    """Most histories, as a share, of which the new model may know no item."""
+    most_slower: float = 5.0
+    """The new model may take so many times as long for a list as the old one."""
+    slow_ms: float = 20.0
+    """A list that takes less is never too slow."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,7 @@ class ServeSettings:
     batching: Batching = Batching()
     limits: Limits = Limits()
     histories: Histories = Histories()
+    canary: Canary = Canary()
     exposures: str = ""
     """Folder of Parquet files that log which lists were shown; none is kept where empty."""
     cache_mb: int = 64

@@ -47,7 +47,7 @@ Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=_TEXT)
 Scalar = Annotated[str, Field(max_length=1024)] | StrictBool | int | float | None
 
 
-def _keys(length: int) -> dict[str, Any]:
+def named_keys(length: int) -> dict[str, Any]:
     """That keys of an object must be names too: what pydantic checks, and does not describe whole."""
     return {"propertyNames": {"minLength": 1, "maxLength": length}, "additionalProperties": False}
 
@@ -98,7 +98,7 @@ class RecommendRequest(Wire):
     """Whether the answer tells why."""
     titles: StrictBool = False
     """Whether items come with their titles."""
-    context: dict[Name, Scalar] = Field(default_factory=dict, max_length=32, json_schema_extra=_keys(NAME_LENGTH))
+    context: dict[Name, Scalar] = Field(default_factory=dict, max_length=32, json_schema_extra=named_keys(NAME_LENGTH))
     """What else is known of the request: page, device.  It changes nothing in the answer."""
     budget_ms: Milliseconds | None = None
     """After so many milliseconds the fallback answers."""
@@ -293,24 +293,6 @@ class DeleteAnswer(Wire):
     """Events of the user that the data of the run holds still: they go when a model is trained on data without them."""
 
 
-class StockRequest(Wire):
-    """Which items can be had; items that nothing was ever said of can."""
-
-    stock: dict[IdText, StrictBool | Pieces] = Field(
-        min_length=1, max_length=100_000, json_schema_extra=_keys(ID_LENGTH)
-    )
-    """Whether an item can be had, or how many pieces of it there are."""
-
-
-class StockAnswer(Wire):
-    """What holds from now on, here, and at other replicas as soon as they look."""
-
-    changed: int
-    unknown_items: int
-    """Kept too, for when these items come."""
-    version: int
-
-
 class ModelAnswer(Wire):
     """What answers."""
 
@@ -321,6 +303,9 @@ class ModelAnswer(Wire):
     path: str
     """What searches: compiled code or torch, and why."""
     items: int
+    """That lists may hold now."""
+    items_waiting: int
+    """Items that were put, and that this model has not taken in."""
     users: int
     rules: list[str]
     """Names of rules that requests may ask for."""

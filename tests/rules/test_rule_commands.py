@@ -20,6 +20,7 @@ VERBS = {
     "recommend",
     "serve",
     "new-key",
+    "models",
     "doctor",
 }
 # Loaded only by the verb that needs them.

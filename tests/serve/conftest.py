@@ -29,7 +29,7 @@ from sememe.serve.app import create_app
 from sememe.serve.keys import KeyRing
 from sememe.serve.metrics import Metrics
 from sememe.serve.served import Served
-from sememe.serve.service import Service
+from sememe.serve.service import ModelSource, Service
 from sememe.serve.settings import ServeSettings
 from sememe.serve.stores.open import open_store
 from sememe.sid.collisions import CollisionToken
@@ -44,7 +44,20 @@ def served_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; tests must not change it."""
     folder = tmp_path_factory.mktemp("served")
     write_world(PlantedWorld(branching=(3, 3), items_per_leaf=4, num_users=80).generate(seed=0), folder / "data")
-    recipe = Recipe(
+    return run_recipe(tiny_recipe(), data=folder / "data", out=folder / "run", say=lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def second_run(served_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model of the same data."""
+    folder = tmp_path_factory.mktemp("second") / "run"
+    return run_recipe(
+        replace(tiny_recipe(), seeds=(1,)), data=served_run.parent / "data", out=folder, say=lambda _: None
+    )
+
+
+def tiny_recipe() -> Recipe:
+    return Recipe(
         name="tiny",
         data=DataPlan(split=SplitRule(rule="leave_one_out")),
         embed=ProvidedVectors(),
@@ -58,7 +71,6 @@ def served_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         evaluation=EvaluationPlan(validation_users=20, resamples=20, batch_size=64),
         baselines=(popularity(),),
     )
-    return run_recipe(recipe, data=folder / "data", out=folder / "run", say=lambda _: None)
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +102,7 @@ def serve(fresh: Served, tmp_path: Path) -> Iterator[Serve]:
             keys: Path | None = None,
             store: Any = None,
             peer: str = "127.0.0.1",
+            source: ModelSource | None = None,
         ) -> Server:
             flaky = store or Flaky(open_store(f"sqlite:///{tmp_path / 'store.sqlite'}"))
             service = Service(
@@ -97,6 +110,7 @@ def serve(fresh: Served, tmp_path: Path) -> Iterator[Serve]:
                 flaky,
                 settings=settings or ServeSettings(),
                 metrics=Metrics(),
+                source=source,
             )
             app = create_app(service, KeyRing(keys))
             client = TestClient(app, base_url="http://localhost", client=(peer, 50000), raise_server_exceptions=False)

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,7 @@ def test_what_is_out_of_stock_is_in_no_list(serve: Any, server: Server, generato
     why = server.recommend(user_id=user, explain=True)["explanation"]
     assert why["rules"] == [{"rule": "in stock", "items": len(gone)}]
     # Another replica knows it from the start, and follows what changes.
-    fresh = type(server.service.served.engine)(generator.engine.serving)
-    served = Served(fresh, generator.row, generator.version, generator.fallback, generator.nearest)
+    served = replace(generator, engine=type(generator.engine)(generator.engine.serving))
     settings = ServeSettings(histories=Histories(poll_seconds=0.02))
     other = serve(served, settings=settings, store=server.store)
     assert gone.isdisjoint(other.listed(user_id=user, k=60))

@@ -1,0 +1,65 @@
+"""A server that is killed while one model takes over from another comes back with one of the two, whole."""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sememe.serve.models import ModelFolder
+
+COMMAND = (sys.executable, "-c", "from sememe.cli.main import main; main()")
+
+
+def started(folder: Path, environment: dict[str, str]) -> tuple["subprocess.Popen[str]", str]:
+    """A server of `folder`, and its address."""
+    child = subprocess.Popen(
+        [*COMMAND, "serve", str(folder), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    assert child.stdout is not None
+    lines = []
+    for line in child.stdout:
+        lines.append(line)
+        if line.startswith("listening on "):
+            return child, line.split()[-1]
+    raise AssertionError("".join(lines))
+
+
+def activate(url: str, name: str) -> None:
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.post(f"{url}/v1/models/{name}:activate", timeout=30)
+
+
+@pytest.mark.parametrize("after", [0.01, 0.12, 0.3, 1.0])
+def test_a_killed_activation_leaves_one_whole_model_active(
+    after: float, served_run: Path, second_run: Path, tmp_path: Path, quiet_environment: dict[str, str]
+) -> None:
+    for name, run in (("monday", served_run), ("tuesday", second_run)):
+        shutil.copytree(run, tmp_path / "models" / name)
+    folder = ModelFolder(tmp_path / "models")
+    folder.point_to("monday")
+    child, url = started(folder.path, quiet_environment)
+    asking = threading.Thread(target=activate, args=(url, "tuesday"))
+    asking.start()
+    asking.join(after)
+    child.kill()
+    child.wait()
+    asking.join()
+    assert folder.pointer().active in ("monday", "tuesday")
+    child, url = started(folder.path, quiet_environment)
+    try:
+        told = httpx.get(f"{url}/v1/models").json()
+        answering = [one["name"] for one in told["models"] if one["answering"]]
+        assert answering == [folder.pointer().active] == [told["active"]]
+        assert len(httpx.post(f"{url}/v1/recommend", json={}).json()["items"]) == 10
+    finally:
+        child.kill()
+        child.wait()
