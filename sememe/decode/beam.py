@@ -4,8 +4,7 @@ TIGER (Rajput et al., 2023, arXiv 2305.05065, section 3.2) searches freely and d
 the score of an item is the sum of its codes' log-probabilities, each normalised over its level's codebook.  Changed:
 only children that exist are ever candidates, so that every hypothesis is an item and no beam is lost to a dead end.
 
-Order: hypotheses that score the same are kept and listed in lexicographic order of their semantic IDs (lower node
-first); items that share a semantic ID in order of their index.
+Order among equal scores: lexicographic by semantic ID (lower node first); items that share one by index.
 
 Shape legend: N rows, B live beams, K codes of a level, k listed items.
 """
@@ -20,6 +19,7 @@ from sememe.core.schema import PAD, Ranked
 from sememe.decode.allowed import Allowed
 from sememe.decode.eligible import Eligible
 from sememe.decode.frontier import NEVER, Beams, keep_best, scores_of_children
+from sememe.decode.parts import in_parts
 from sememe.decode.protocol import Seen, StepModel, TensorBatch
 from sememe.decode.trie import Trie
 from sememe.nn.select import rank_best
@@ -75,6 +75,7 @@ class BeamSearch:
         return f"beam of {self.width}{first} by code score"
 
 
+@in_parts
 @torch.inference_mode()
 def search(
     model: StepModel,

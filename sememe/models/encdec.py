@@ -86,6 +86,7 @@ class EncDecModel(nn.Module):
         super().__init__()
         self.config = config
         self.codebook_sizes = codes.codebook_sizes
+        self.rows_at_once = 16  # see `decode.parts`: with more, a layer's numbers leave the cache, which costs a sixth
         shape = BlockShape(
             d_model=config.d_model, heads=config.heads, head_dim=config.head_dim, ff=config.ff, dropout=config.dropout
         )
@@ -172,9 +173,7 @@ class EncDecModel(nn.Module):
         # Batches are sorted by length, so most hold no padding.  Only asked on CPU: elsewhere asking would wait.
         full = tokens.device.type == "cpu" and bool(valid.all())
         memory_bias = None if full else padding_bias(valid)
-        bias = self.encoder_bias(tokens.shape[1])
-        if memory_bias is not None:
-            bias = bias + memory_bias
+        bias = self.encoder_bias(tokens.shape[1]) + (0.0 if memory_bias is None else memory_bias)
         states = self.dropout(self.tokens(tokens))
         for block in self.encoder:
             states = block(states, bias)
