@@ -320,6 +320,7 @@ def new_key(
 
 
 app.command(lifecycle.models)
+app.command(lifecycle.refresh)
 
 
 @app.command

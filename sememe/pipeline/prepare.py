@@ -96,7 +96,7 @@ def prepare_world(stages: StageStore, plan: DataPlan, *, source: Any, columns: M
         "split",
         settings={"split": plan.split, "benchmark": resolved.spec is not None},
         inputs={"data": data.content_hash},
-        make=lambda bench: _make_split(bench, interactions, plan, benchmark=resolved.spec is not None),
+        make=lambda bench: make_split(bench, interactions, plan, benchmark=resolved.spec is not None),
     )
     stages.say(_describe_split(split_manifest.meta["result"]["protocol"]))
     return open_world(data, split_manifest)
@@ -222,7 +222,8 @@ def _make_data(bench: Workbench, tables: Tables, plan: DataPlan, *, resolved: Re
     }
 
 
-def _make_split(bench: Workbench, interactions: Interactions, plan: DataPlan, *, benchmark: bool) -> dict[str, Any]:
+def make_split(bench: Workbench, interactions: Interactions, plan: DataPlan, *, benchmark: bool) -> dict[str, Any]:
+    """Fill a stage "split".  Raises DataError where it would leave no example."""
     split = plan.split.split(interactions, benchmark=benchmark)
     check_no_leak(split)
     for name, examples in (("validation", split.valid), ("test", split.test)):

@@ -57,27 +57,35 @@ def run_recipe(
         # Then the models: a setting of the last one must not wait until those before it are trained.
         for member, seed, items in prepared:
             check_model(member, world, items, seed=seed)
-        found = _Findings()
+        found = Findings()
         for member, seed, items in prepared:
             trained = train_model(stages, member, world, items, seed=seed)
-            found.take(trained, _judge(stages, trained, world, recipe.evaluation))
-        protocol = {"catalogue": "full", "level": "item", "ties": "averaged", "decode": found.decode()}
-        metrics = {"protocol": {**world.split.protocol, **protocol}, **found.metrics(recipe)}
-        write_file(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        description = {
-            "recipe": to_tree(recipe),
-            "recipe_hash": tree_hash(recipe),
-            "spec": dict(spec or {}),
-            "data": str(data) if isinstance(data, str | Path) else "a table in memory",
-            "stages": {"data": world.data.path.name, "split": world.split_manifest.path.name},
-            "models": found.models,
-        }
-        write_file(out / "run.json", json.dumps(description, indent=2) + "\n")
+            found.take(trained, judge_readings(stages, trained, world, recipe.evaluation))
+        source = str(data) if isinstance(data, str | Path) else "a table in memory"
+        write_findings(out, recipe, world, found, facts={"spec": dict(spec or {}), "data": source})
     return out
 
 
+def write_findings(out: Path, recipe: Recipe, world: World, found: "Findings", *, facts: Mapping[str, Any]) -> None:
+    """Write metrics.json, and run.json last: with it, the run is whole.
+
+    facts: what else run.json says, for the reader.
+    """
+    protocol = {"catalogue": "full", "level": "item", "ties": "averaged", "decode": found.decode()}
+    metrics = {"protocol": {**world.split.protocol, **protocol}, **found.metrics(recipe)}
+    write_file(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    description = {
+        "recipe": to_tree(recipe),
+        "recipe_hash": tree_hash(recipe),
+        **facts,
+        "stages": {"data": world.data.path.name, "split": world.split_manifest.path.name},
+        "models": found.models,
+    }
+    write_file(out / "run.json", json.dumps(description, indent=2) + "\n")
+
+
 @dataclass
-class _Findings:
+class Findings:
     """What the models of a run came to, in the order in which they were judged."""
 
     models: list[dict[str, Any]] = field(default_factory=list)
@@ -125,7 +133,9 @@ def _members(recipe: Recipe) -> Sequence[tuple[Recipe, int]]:
     return members
 
 
-def _judge(stages: StageStore, trained: TrainedModel, world: World, plan: EvaluationPlan) -> dict[str, Manifest]:
+def judge_readings(
+    stages: StageStore, trained: TrainedModel, world: World, plan: EvaluationPlan
+) -> dict[str, Manifest]:
     """Row name -> evaluation, for each way to read the model."""
     return {
         reading.name: evaluate_reading(stages, reading, trained=trained, world=world, plan=plan)

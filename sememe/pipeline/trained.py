@@ -1,7 +1,9 @@
 """One model of a run at one seed: trained or counted, reranked where the recipe says so, kept and opened again."""
 
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,21 +45,36 @@ class TrainedModel:
     """The stage of the fitted reranker, where the recipe has one."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a network begins its training from, beside its seed."""
+
+    made_of: Mapping[str, str]
+    """Content hashes by name."""
+    fill: Callable[[torch.nn.Module], None]
+    """Changes the network in place."""
+
+
 def is_neural(recipe: Recipe) -> bool:
     """Whether the model is trained by the loop, rather than fitted by counting."""
     return hasattr(recipe.model, "build")
 
 
-def train_model(stages: StageStore, recipe: Recipe, world: World, items: ItemSpace, *, seed: int) -> TrainedModel:
-    """The trained model of one recipe at one seed, and its reranker, made or reused."""
+def train_model(
+    stages: StageStore, recipe: Recipe, world: World, items: ItemSpace, *, seed: int, start: Start | None = None
+) -> TrainedModel:
+    """The trained model of one recipe at one seed, and its reranker, made or reused.
+
+    start: what a network begins from; counting models have no use for it.
+    """
     settings: dict[str, object] = {"model": recipe.model, "seed": seed}
     if is_neural(recipe):
         settings |= {"batches": recipe.batches, "objective": recipe.objective, **_training_settings(recipe)}
-    make = _make_neural if is_neural(recipe) else _make_counting
+    make = partial(_make_neural, start=start) if is_neural(recipe) else _make_counting
     manifest = stages.get(
         f"model-{recipe.name}",
         settings=settings,
-        inputs=stage_hashes(world, items),
+        inputs={**stage_hashes(world, items), **(start.made_of if start is not None else {})},
         make=lambda bench: make(bench, recipe, world=world, items=items, seed=seed, say=stages.say),
     )
     trained = open_model(recipe, manifest, world, items, seed=seed)
@@ -138,11 +155,20 @@ def training_batches(recipe: Recipe, world: World, items: ItemSpace, *, seed: in
 
 
 def _make_neural(
-    bench: Workbench, recipe: Recipe, *, world: World, items: ItemSpace, seed: int, say: Say
+    bench: Workbench,
+    recipe: Recipe,
+    *,
+    world: World,
+    items: ItemSpace,
+    seed: int,
+    say: Say,
+    start: Start | None = None,
 ) -> dict[str, Any]:
     plan = recipe.train
     assert plan is not None, "checked by check_recipe"
     model = recipe.model.build(items.inputs(world), seed=seed)  # type: ignore[union-attr]
+    if start is not None:
+        start.fill(model)
     recommender = make_recommender(recipe, model, items)
     source = training_batches(recipe, world, items, seed=seed)
     say(f"  {recipe.name}: {source.steps_per_epoch:,} steps per epoch, {len(source(0)['history']):,} rows in the first")

@@ -50,7 +50,7 @@ def embed_rows(run: Run, row: str, item_ids: Sequence[str], fields: Sequence[Fie
     """
     members = {member.name: member for member in (run.recipe, *run.recipe.baselines)}
     frame = catalogue_rows(run, item_ids, fields)
-    brought = _brought(run, fields)
+    brought = brought_vectors(run, fields)
     if brought is not None:
         frame = frame.with_columns(brought)
     vectors = embed_new(members[row.partition(":")[0]], run.world, run.items, frame)
@@ -68,7 +68,7 @@ def _readable(run: Run) -> str:
     return ", ".join([*names, *([VECTOR] if run.world.catalog.vectors is not None else [])]) or "none"
 
 
-def _brought(run: Run, fields: Sequence[Fields]) -> pl.Series | None:
+def brought_vectors(run: Run, fields: Sequence[Fields]) -> pl.Series | None:
     """The vectors that items bring along; None where the run reads none, or none is there."""
     vectors = run.world.catalog.vectors
     given = [one.get(VECTOR) for one in fields]

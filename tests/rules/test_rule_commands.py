@@ -21,6 +21,7 @@ VERBS = {
     "serve",
     "new-key",
     "models",
+    "refresh",
     "doctor",
 }
 # Loaded only by the verb that needs them.
