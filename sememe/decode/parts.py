@@ -13,7 +13,6 @@ import torch
 
 from sememe.decode.allowed import Allowed, AllowedByRow
 
-
 Search = TypeVar("Search", bound=Callable[..., Any])
 """Of (model, batch, *, trie, seen, allowed, ...), with a dataclass of tensors as its answer, a row each."""
 
