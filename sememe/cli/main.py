@@ -206,6 +206,22 @@ def codes(
 
 
 @app.command
+def report(run_directory: Path, /, *, out: Path | None = None, modules: Modules = ()) -> None:
+    """Write a run as one HTML file: metrics with intervals, slices, semantic IDs, learning curves, example lists.
+
+    Parameters
+    ----------
+    run_directory
+        What was given to `sememe run --out`.
+    out
+        The file; RUN/report.html if not given.
+    """
+    from sememe.cli.report import write_report
+
+    write_report(console, run_directory, out=out, modules=modules)
+
+
+@app.command
 def recommend(
     run_directory: Path,
     /,

@@ -30,7 +30,7 @@ def plot_codes(codes: Codes, health: CodesHealth, folder: Path, *, title: str) -
     _matplotlib("matplotlib").use("Agg")
     pyplot = _matplotlib("matplotlib.pyplot")
     written = []
-    for name, draw in _drawings(codes, health).items():
+    for name, draw in code_drawings(codes, health).items():
         figure, axis = pyplot.subplots(figsize=SIZE, layout="constrained")
         draw(axis)
         axis.spines[["top", "right"]].set_visible(False)
@@ -41,8 +41,8 @@ def plot_codes(codes: Codes, health: CodesHealth, folder: Path, *, title: str) -
     return written
 
 
-def _drawings(codes: Codes, health: CodesHealth) -> dict[str, Callable[[Any], None]]:
-    """File name -> what to draw on its axis."""
+def code_drawings(codes: Codes, health: CodesHealth) -> dict[str, Callable[[Any], None]]:
+    """File name -> what to draw on an axis of matplotlib; a measure that is absent has no picture."""
     drawings: dict[str, Callable[[Any], None]] = {
         "use.png": lambda axis: _draw_use(axis, codes),
         "groups.png": lambda axis: _draw_groups(axis, health),

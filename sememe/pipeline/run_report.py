@@ -202,12 +202,15 @@ def _curves(
 
 
 def _points(lines: Sequence[Mapping[str, Any]], *, kind: str, name: str) -> tuple[tuple[int, float], ...]:
-    """(step, value) of the lines of a kind, thinned where there are many; the last one stays."""
+    """(step, value) of the lines of a kind; what is no number is left out."""
     found = [(int(line["step"]), float(line[name])) for line in lines if line["kind"] == kind and name in line]
-    found = [(step, value) for step, value in found if math.isfinite(value)]
-    stride = -(-len(found) // MOST_POINTS) or 1
-    # Counted from the end, so that the last point is among them.
-    return tuple(found[::-1][::stride][::-1])
+    return thinned([(step, value) for step, value in found if math.isfinite(value)])
+
+
+def thinned(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """At most MOST_POINTS of `points`, evenly; the last one is among them."""
+    stride = -(-len(points) // MOST_POINTS) or 1
+    return tuple(points[::-1][::stride][::-1])
 
 
 def _examples(run: Run) -> tuple[Example, ...]:

@@ -145,5 +145,5 @@ def test_doctor_speaks_json(call) -> None:  # type: ignore[no-untyped-def]
 
 def test_the_app_has_the_verbs_of_the_manual() -> None:
     verbs = {name for name in app.resolved_commands() if not name.startswith("-")}
-    kept = {"check", "codes", "demo", "diff", "doctor", "evaluate", "recipes", "recommend", "run", "show"}
+    kept = {"check", "codes", "demo", "diff", "doctor", "evaluate", "recipes", "recommend", "report", "run", "show"}
     assert verbs == kept | {"serve", "new-key", "models", "refresh"}

@@ -17,6 +17,7 @@ VERBS = {
     "run",
     "evaluate",
     "codes",
+    "report",
     "recommend",
     "serve",
     "new-key",
