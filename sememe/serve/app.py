@@ -25,6 +25,7 @@ from sememe.serve.exchange import Endpoint, Reply, read_body
 from sememe.serve.gate import Gate
 from sememe.serve.keys import KeyRing
 from sememe.serve.metrics import MEDIA_TYPE as METRICS_TYPE
+from sememe.serve.page_files import add_page
 from sememe.serve.problems import HttpProblem, problem_of
 from sememe.serve.scopes import Scope
 from sememe.serve.service import Service
@@ -256,6 +257,7 @@ def create_app(service: Service, keys: KeyRing) -> Gate:
             keys.holder(request.headers.get("authorization")).require("read")
         return Response(service.metrics.page(), media_type=METRICS_TYPE)
 
+    add_page(app)
     app.add_exception_handler(HTTPException, _unrouted)
     app.add_exception_handler(HttpProblem, _problem)
     describe(app, ROUTES)

@@ -83,7 +83,11 @@ def test_a_wheel_with_a_compiler_holds_the_kernel_and_runs_it(source: Path, tmp_
 
 def test_a_wheel_without_a_compiler_is_made_all_the_same(source: Path, tmp_path: Path) -> None:
     wheel = build(source, "bdist_wheel", out=tmp_path / "dist", compiler="/no/such/compiler")
-    assert not [name for name in names_in(wheel) if name.startswith(KERNEL)]
+    names = names_in(wheel)
+    assert not [name for name in names if name.startswith(KERNEL)]
+    # The page of the server, and what reports are written with.
+    page = {f"sememe/serve/page/{file.name}" for file in (source / "sememe/serve/page").iterdir()}
+    assert page and page | {"sememe/pipeline/report.css"} <= set(names)
     path, reason = installed_path(wheel, tmp_path / "installed")
     assert path == "None" and "compile" in reason
 
