@@ -92,6 +92,7 @@ class CatalogueKeeper:
         return ItemsAnswer(
             changed=len(set(ids)),
             new_items=len({item_id for item_id, index in zip(ids, known, strict=True) if index == UNKNOWN_ID}),
+            waiting=[item_id for item_id in dict.fromkeys(ids) if item_id in self._refused or item_id in self._pending],
             unread_fields=unread_fields(run, fields),
             version=version,
         )

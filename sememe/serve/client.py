@@ -12,39 +12,48 @@ methods, to be awaited.  Needs httpx and nothing else of Sememe but its errors.
 import asyncio
 import random
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
-from urllib.parse import quote
+from typing import Self
 
-from sememe.core.errors import MissingExtraError, SememeError
+from sememe.core.errors import MissingExtraError
 
 try:
     import httpx
 except ModuleNotFoundError as error:
     raise MissingExtraError("httpx", extra="serve", purpose="the client") from error
 
-Told = TypeVar("Told")
-Id = str | int
-Json = Mapping[str, Any]
+from sememe.serve import client_calls as calls
+from sememe.serve.client_calls import (
+    Ask,
+    Id,
+    Item,
+    Json,
+    NewEvent,
+    ProblemError,
+    Recommended,
+    SimilarItems,
+    Taken,
+    Told,
+    UnreachableError,
+)
+
+__all__ = [
+    "Ask",
+    "AsyncClient",
+    "Client",
+    "Item",
+    "NewEvent",
+    "ProblemError",
+    "Recommended",
+    "Retry",
+    "SimilarItems",
+    "Taken",
+    "UnreachableError",
+]
 
 TRANSIENT = frozenset({429, 502, 503, 504})
-
-
-class ProblemError(SememeError):
-    """The server answered with a problem document."""
-
-    def __init__(self, problem: str, *, fix: str, status: int, document: Json) -> None:
-        super().__init__(problem, fix=fix)
-        self.status = status
-        self.document = document
-        """All that the server told."""
-
-
-class UnreachableError(SememeError):
-    """The server was not reached, as often as it was tried."""
 
 
 @dataclass(frozen=True)
@@ -65,178 +74,6 @@ class Retry:
         return min(self.most, max(own, float(told)) if told is not None and told.isdecimal() else own)
 
 
-@dataclass(frozen=True)
-class Ask:
-    """A request for recommendations; see the API's description for each field."""
-
-    user_id: Id | None = None
-    history: Sequence[Id] = ()
-    k: int = 10
-    rules: Sequence[str | Json] = ()
-    """Names, `{"any_of": [...]}` or `{"none_of": [...]}`."""
-    exclude: Sequence[Id] = ()
-    repeat_seen: bool = False
-    diversity: float = 0.0
-    explain: bool = False
-    titles: bool = False
-    context: Json = field(default_factory=dict)
-    budget_ms: int | None = None
-
-
-@dataclass(frozen=True)
-class NewEvent:
-    """Something that a user did."""
-
-    user_id: Id
-    item_id: Id
-    timestamp: int | None = None
-    """Milliseconds since 1970 UTC."""
-    event_type: str | None = None
-    value: float | None = None
-    event_id: Id = field(default_factory=lambda: uuid.uuid4().hex)
-    """Give your own where the same event may be sent by two processes, or again after a crash."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """An item of a list."""
-
-    item_id: str
-    score: float
-    title: str | None = None
-
-
-@dataclass(frozen=True)
-class Recommended:
-    """A list, best first."""
-
-    items: tuple[Item, ...]
-    source: str
-    model: str
-    unknown: int
-    """Ids of the request that the model does not know."""
-    degraded: tuple[str, ...]
-    """What was not as it should be; empty as a rule."""
-    document: Json
-    """All that the server told."""
-
-    @property
-    def is_fallback(self) -> bool:
-        """Whether the model did not answer."""
-        return self.source.startswith("fallback:")
-
-
-@dataclass(frozen=True)
-class SimilarItems:
-    """Items, the most alike first."""
-
-    items: tuple[Item, ...]
-    by: str
-    model: str
-    unknown: int
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What became of events."""
-
-    accepted: int
-    duplicates: int
-    unknown_items: int
-
-
-@dataclass(frozen=True, eq=False)
-class _Call(Generic[Told]):
-    """One request, and how its answer is read."""
-
-    method: str
-    path: str
-    parse: Callable[[Json], Told]
-    body: Any = None
-
-
-def _recommend(ask: Ask) -> _Call[Recommended]:
-    return _Call("POST", "/v1/recommend", _recommended, asdict(ask))
-
-
-def _recommend_batch(asks: Sequence[Ask]) -> _Call[list[Recommended]]:
-    body = {"requests": [asdict(ask) for ask in asks]}
-    return _Call("POST", "/v1/recommend:batch", lambda told: [_recommended(one) for one in told["answers"]], body)
-
-
-def _similar(
-    item_ids: Sequence[Id], *, k: int, rules: Sequence[str | Json], exclude: Sequence[Id]
-) -> _Call[SimilarItems]:
-    body = {"item_ids": list(item_ids), "k": k, "rules": list(rules), "exclude": list(exclude)}
-    return _Call("POST", "/v1/similar", _similar_items, body)
-
-
-def _send_events(events: Sequence[NewEvent]) -> _Call[Taken]:
-    return _Call("POST", "/v1/events", _taken, {"events": [asdict(event) for event in events]})
-
-
-def _put_stock(stock: Mapping[str, bool | int]) -> _Call[Json]:
-    return _Call("PUT", "/v1/stock", dict, {"stock": dict(stock)})
-
-
-def _of_user(method: str, user_id: Id) -> _Call[Json]:
-    return _Call(method, f"/v1/users/{quote(str(user_id), safe='')}", dict)
-
-
-def _recommended(told: Json) -> Recommended:
-    return Recommended(
-        items=_items(told),
-        source=told["source"],
-        model=told["model"],
-        unknown=told["unknown"],
-        degraded=tuple(told["degraded"]),
-        document=told,
-    )
-
-
-def _taken(told: Json) -> Taken:
-    return Taken(accepted=told["accepted"], duplicates=told["duplicates"], unknown_items=told["unknown_items"])
-
-
-def _similar_items(told: Json) -> SimilarItems:
-    return SimilarItems(items=_items(told), by=told["by"], model=told["model"], unknown=told["unknown"])
-
-
-def _items(told: Json) -> tuple[Item, ...]:
-    return tuple(Item(one["item_id"], one["score"], one.get("title")) for one in told["items"])
-
-
-def _headers(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"authorization": f"Bearer {key}"}
-
-
-def _problem(response: httpx.Response) -> ProblemError:
-    """The error that a response stands for; something between here and the server may not speak of problems."""
-    try:
-        document = response.json()
-    except ValueError:
-        document = {}
-    document = document if isinstance(document, dict) else {}
-    return ProblemError(
-        str(document.get("detail", f"the server answered with {response.status_code}")),
-        fix=str(document.get("fix", "see the server's log, and whatever stands between")),
-        status=response.status_code,
-        document=document,
-    )
-
-
-def _read(call: _Call[Told], response: httpx.Response) -> Told:
-    if response.is_success:
-        return call.parse(response.json())
-    raise _problem(response)
-
-
-def _unreachable(url: str, error: httpx.TransportError) -> UnreachableError:
-    return UnreachableError(
-        f"no answer from {url}: {type(error).__name__} {error}".rstrip(), fix="start the server, or mend the address"
-    )
-
-
 class Client:
     """Calls the server; may be shared between threads."""
 
@@ -251,33 +88,49 @@ class Client:
     ) -> None:
         """timeout: seconds for one try; transport: another way to the server than by a socket."""
         self._url, self._retry = url, retry or Retry()
-        self._http = httpx.Client(base_url=url, headers=_headers(key), timeout=timeout, transport=transport)
+        self._http = httpx.Client(base_url=url, headers=calls.key_headers(key), timeout=timeout, transport=transport)
 
     def recommend(self, ask: Ask) -> Recommended:
-        return self._run(_recommend(ask))
+        return self._run(calls.recommend(ask))
 
     def recommend_batch(self, asks: Sequence[Ask]) -> list[Recommended]:
-        return self._run(_recommend_batch(asks))
+        return self._run(calls.recommend_batch(asks))
 
     def similar(
         self, item_ids: Sequence[Id], *, k: int = 10, rules: Sequence[str | Json] = (), exclude: Sequence[Id] = ()
     ) -> SimilarItems:
-        return self._run(_similar(item_ids, k=k, rules=rules, exclude=exclude))
+        return self._run(calls.similar(item_ids, k=k, rules=rules, exclude=exclude))
 
     def send_events(self, events: Sequence[NewEvent]) -> Taken:
-        return self._run(_send_events(events))
+        return self._run(calls.send_events(events))
+
+    def put_items(self, items: Mapping[Id, Json]) -> Json:
+        """items: id -> fields."""
+        return self._run(calls.put_items(items))
+
+    def remove_items(self, item_ids: Sequence[Id]) -> Json:
+        return self._run(calls.remove_items(item_ids))
 
     def put_stock(self, stock: Mapping[str, bool | int]) -> Json:
-        return self._run(_put_stock(stock))
+        return self._run(calls.put_stock(stock))
 
     def export_user(self, user_id: Id) -> Json:
-        return self._run(_of_user("GET", user_id))
+        return self._run(calls.of_user("GET", user_id))
 
     def delete_user(self, user_id: Id) -> Json:
-        return self._run(_of_user("DELETE", user_id))
+        return self._run(calls.of_user("DELETE", user_id))
 
     def model(self) -> Json:
-        return self._run(_Call("GET", "/v1/model", dict))
+        return self._run(calls.Call("GET", "/v1/model", dict))
+
+    def models(self) -> Json:
+        return self._run(calls.Call("GET", "/v1/models", dict))
+
+    def activate(self, name: str) -> Json:
+        return self._run(calls.activate(name))
+
+    def roll_back(self) -> Json:
+        return self._run(calls.roll_back())
 
     def close(self) -> None:
         self._http.close()
@@ -288,19 +141,19 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
-    def _run(self, call: _Call[Told]) -> Told:
+    def _run(self, call: calls.Call[Told]) -> Told:
         """Raises ProblemError for what the server refused, UnreachableError where it was not there."""
         tried = 0
         while True:
             told = None
             try:
-                response = self._http.request(call.method, call.path, json=call.body)
+                response = self._http.request(call.method, call.path, **calls.sent(call))
                 if response.status_code not in TRANSIENT or tried >= self._retry.times:
-                    return _read(call, response)
+                    return calls.read_answer(call, response)
                 told = response.headers.get("retry-after")
             except httpx.TransportError as error:
                 if tried >= self._retry.times:
-                    raise _unreachable(self._url, error) from error
+                    raise calls.unreachable(self._url, error) from error
             time.sleep(self._retry.wait(tried, told=told))
             tried += 1
 
@@ -319,33 +172,51 @@ class AsyncClient:
     ) -> None:
         """As of `Client`."""
         self._url, self._retry = url, retry or Retry()
-        self._http = httpx.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout, transport=transport)
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=calls.key_headers(key), timeout=timeout, transport=transport
+        )
 
     async def recommend(self, ask: Ask) -> Recommended:
-        return await self._run(_recommend(ask))
+        return await self._run(calls.recommend(ask))
 
     async def recommend_batch(self, asks: Sequence[Ask]) -> list[Recommended]:
-        return await self._run(_recommend_batch(asks))
+        return await self._run(calls.recommend_batch(asks))
 
     async def similar(
         self, item_ids: Sequence[Id], *, k: int = 10, rules: Sequence[str | Json] = (), exclude: Sequence[Id] = ()
     ) -> SimilarItems:
-        return await self._run(_similar(item_ids, k=k, rules=rules, exclude=exclude))
+        return await self._run(calls.similar(item_ids, k=k, rules=rules, exclude=exclude))
 
     async def send_events(self, events: Sequence[NewEvent]) -> Taken:
-        return await self._run(_send_events(events))
+        return await self._run(calls.send_events(events))
+
+    async def put_items(self, items: Mapping[Id, Json]) -> Json:
+        """As of `Client`."""
+        return await self._run(calls.put_items(items))
+
+    async def remove_items(self, item_ids: Sequence[Id]) -> Json:
+        return await self._run(calls.remove_items(item_ids))
 
     async def put_stock(self, stock: Mapping[str, bool | int]) -> Json:
-        return await self._run(_put_stock(stock))
+        return await self._run(calls.put_stock(stock))
 
     async def export_user(self, user_id: Id) -> Json:
-        return await self._run(_of_user("GET", user_id))
+        return await self._run(calls.of_user("GET", user_id))
 
     async def delete_user(self, user_id: Id) -> Json:
-        return await self._run(_of_user("DELETE", user_id))
+        return await self._run(calls.of_user("DELETE", user_id))
 
     async def model(self) -> Json:
-        return await self._run(_Call("GET", "/v1/model", dict))
+        return await self._run(calls.Call("GET", "/v1/model", dict))
+
+    async def models(self) -> Json:
+        return await self._run(calls.Call("GET", "/v1/models", dict))
+
+    async def activate(self, name: str) -> Json:
+        return await self._run(calls.activate(name))
+
+    async def roll_back(self) -> Json:
+        return await self._run(calls.roll_back())
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -358,18 +229,18 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, call: _Call[Told]) -> Told:
+    async def _run(self, call: calls.Call[Told]) -> Told:
         """As of `Client`."""
         tried = 0
         while True:
             told = None
             try:
-                response = await self._http.request(call.method, call.path, json=call.body)
+                response = await self._http.request(call.method, call.path, **calls.sent(call))
                 if response.status_code not in TRANSIENT or tried >= self._retry.times:
-                    return _read(call, response)
+                    return calls.read_answer(call, response)
                 told = response.headers.get("retry-after")
             except httpx.TransportError as error:
                 if tried >= self._retry.times:
-                    raise _unreachable(self._url, error) from error
+                    raise calls.unreachable(self._url, error) from error
             await asyncio.sleep(self._retry.wait(tried, told=told))
             tried += 1

@@ -95,9 +95,9 @@ def _column(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
         if isinstance(error, SememeError):
             raise
-        shown = next((value for value in values if value is not None), None)
+        said = [str(value)[:40] for value in values if value is not None]
         raise DataError(
-            f"the field {name!r} holds what is no {dtype}, as the run's catalogue has there: {str(shown)[:40]!r}",
+            f"the field {name!r} holds what is no {dtype}, as the run's catalogue has there: {', '.join(said[:3])}",
             fix="send values of the kind that the run was made of",
         ) from error
 
@@ -124,4 +124,10 @@ def check_growable(run: Run, row: str) -> None:
         raise ConfigError(
             f"row {row!r} knows items by their numbers, and cannot know new ones",
             fix="serve a generator, or train again: sememe refresh RUN",
+        )
+    stage = run.items.stages["codes"]
+    if stage.meta["result"].get("tokenizer") is None:
+        raise ConfigError(
+            f"{stage.path.name} does not say which tokenizer made it, as an older Sememe did not",
+            fix="delete that directory and run the recipe again",
         )

@@ -48,6 +48,8 @@ class ItemsAnswer(Wire):
     changed: int
     new_items: int
     """Items that the model did not know."""
+    waiting: list[str]
+    """Those of the items that are kept, and could not be taken in: no code was left, say; the server's log tells."""
     unread_fields: list[str]
     """Names that the run's catalogue has no column for: kept, and read by nothing."""
     version: int

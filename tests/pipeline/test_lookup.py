@@ -51,3 +51,11 @@ def test_what_is_found_is_what_a_table_of_the_ids_would_give(ids: pl.Series) -> 
     assert lookup.find([10, 2**70]).tolist() == [table["10"], -1]
     assert lookup.names(np.array([2, 0])) == [ids[2], ids[0]]
     assert [type(name) for name in lookup.names(np.array([1]))] == [type(ids[1])]
+
+
+@pytest.mark.parametrize("ids", [pl.Series([3, 10, 20, 5]), pl.Series(["a", "c", "b", "aa"])])
+def test_ids_that_came_later_are_found_behind_the_others(ids: pl.Series) -> None:
+    lookup = Lookup(ids)
+    assert lookup.find(ids.to_list()).tolist() == [0, 1, 2, 3] and len(lookup) == 4
+    assert lookup.find([*ids.to_list()[::-1], 4, "zz"]).tolist() == [3, 2, 1, 0, -1, -1]
+    assert lookup.names(np.array([3, 0])) == [ids[3], ids[0]]

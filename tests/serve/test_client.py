@@ -109,6 +109,11 @@ def test_every_call_reaches_the_server(server: Server) -> None:
         assert [event["item_id"] for event in client.export_user("ann/x")["events"]] == [ids[0]]
         assert client.delete_user("ann/x")["deleted"] == 1
         assert client.put_stock({ids[0]: False})["changed"] == 1
+        assert client.put_items({ids[1]: {"title": "Told"}})["changed"] == 1
+        assert client.remove_items([ids[2]])["removed"] == 1
+        assert client.models()["active"] == client.activate("original")["active"] == "original"
+        with pytest.raises(ProblemError, match="no model was active before"):
+            client.roll_back()
         assert client.model()["rules"] == ["in stock"]
         with pytest.raises(ProblemError, match="no predicate 'x'"):
             client.recommend(Ask(rules=["x"]))

@@ -3,16 +3,18 @@
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from serving import Server
 
 from sememe.pipeline.engine import Engine
+from sememe.pipeline.recipe import FittedReranker
 from sememe.serve.rule_file import read_rules
 from sememe.serve.served import Served
 from sememe.serve.settings import Histories, ServeSettings
+from sememe.serve.stores.protocol import ItemRow
 
 
 def vector_of(server: Server, item: str) -> list[float]:
@@ -169,3 +171,29 @@ def test_offline_and_served_lists_are_the_same_after_items_came(server: Server) 
         ranked = recommender.recommend([rows], k=10, leave_out=[rows])
         names = [str(name) for name in items.names(ranked.items[0][ranked.items[0] >= 0])]
         assert server.listed(history=history) == names
+
+
+@pytest.mark.parametrize(("kind", "problem"), [("last word", "fitted last word"), ("older codes", "which tokenizer")])
+def test_generators_that_cannot_grow_lose_items_and_say_what_waits(
+    serve: Any, fresh: Served, kind: str, problem: str
+) -> None:
+    run = fresh.living.run
+    if kind == "last word":
+        run = replace(run, recommender=replace(run.recommender, rerank=cast(FittedReranker, object())))
+    else:
+        stage = run.items.stages["codes"]
+        older = replace(stage, meta={**stage.meta, "result": {}})
+        run = replace(run, items=replace(run.items, stages={**run.items.stages, "codes": older}))
+    server: Server = serve(replace(fresh, living=replace(fresh.living, run=run)))
+    ids, user = server.ids(), server.users()[0]
+    top = server.listed(user_id=user)[0]
+    remove(server, top)
+    assert top not in follows(server, user_id=user) and top not in follows(server)
+    put(server, {"item_id": top, "fields": {"title": "Back"}})
+    assert server.recommend(user_id=user, titles=True)["items"][0]["title"] == "Back"
+    assert problem in put(server, like(server, "new", ids[0]), status=409)["detail"]
+    # Another replica with a row that takes them in may put items into the store that this one has no use for.
+    server.store.put_items([ItemRow("new", like(server, "new", ids[0])["fields"])])
+    server.http.put("/v1/stock", json={"stock": {ids[1]: True}})
+    assert server.http.get("/v1/model").json()["items_waiting"] == 1
+    assert "new" not in follows(server, user_id=user)
