@@ -3,7 +3,8 @@
 The model: two layers of width 128, two heads, feed-forward 512, depth networks of 256, fresh weights (speed does not
 depend on what they have learned).  The catalogue: 12,101 items, three levels of 256 codes whose prefixes are as uneven
 as those of residual k-means (256, 5,807 and 10,451 of them), and a level of numbers that tells equal ones apart.
-Histories hold 20 items.  "cached" is one item more behind a kept history, and the search after it.
+Histories hold 20 items.  "cached" is one item more behind a kept history, and the search after it; "reading" and
+"search" are the two parts of a request.
 
 Variants take turns of 64 requests, of which at batch 1 the first 16 warm the caches and are not counted; the first of
 all is told beside (`first_of_turn_ms`).  Each call stands between two runs of a loop of multiply-adds on registers, the
@@ -171,7 +172,20 @@ def make_variants(sides: Sides) -> list[Variant]:
         name, whole = f"native {precision}", flops["whole"] + flops["search"]
         variants += [Variant(name, size, sides.natively(size, engine), flops=whole) for size in (1, 16, 64)]
         variants.append(_cached(sides, engine, f"{name}, cached", flops["more"] + flops["search"]))
+        variants += _parts(sides, engine, name, flops)
     return [*variants, *(Variant("torch fp32", size, sides.by_torch(size)) for size in (1, 16, 64))]
+
+
+def _parts(sides: Sides, engine: NativeSearch, name: str, flops: dict[str, float]) -> list[Variant]:
+    """Reading alone and searching alone, one request at a time."""
+    batches = [{part: values.numpy() for part, values in batch.items()} for batch in sides.batches(1)]
+    kept = engine.encode(sides.requests)
+
+    def find(turn: int) -> Found:
+        return engine.search_states(kept[turn % REQUESTS : turn % REQUESTS + 1], width=WIDTH, k=K)
+
+    reading = Variant(f"{name}, reading", 1, lambda turn: engine.encode(batches[turn % REQUESTS]), flops=flops["whole"])
+    return [reading, Variant(f"{name}, search", 1, find, flops=flops["search"])]
 
 
 def _cached(sides: Sides, engine: NativeSearch, name: str, flops: float) -> Variant:
