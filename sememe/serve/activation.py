@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sememe.core.errors import ConfigError, SememeError
-from sememe.pipeline.opened import open_run
+from sememe.pipeline.opened import open_run, read_metrics
 from sememe.serve.canary import compare
 from sememe.serve.catalogue import CatalogueKeeper
 from sememe.serve.metrics import Metrics
@@ -118,14 +118,13 @@ class Activator:
         )
 
     def _entry(self, name: str, pointer: Pointer) -> ModelEntry:
-        path = self._folder.path_of(name)
         recipe = str(self._folder.describe(name)["models"][-1]["name"])
         return ModelEntry(
             name=name,
             active=name == pointer.active,
             answering=name == self._name,
             recipe=recipe,
-            metrics=headline(path, recipe),
+            metrics=headline(read_metrics(self._folder.path_of(name)), recipe),
         )
 
 

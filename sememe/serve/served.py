@@ -1,7 +1,7 @@
 """A model as it is served: the engine and all that stands beside it, replaced together."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ from sememe.decode.predicates import Predicate
 from sememe.decode.rules import Part, any_of, none_of
 from sememe.pipeline.engine import NO_TREE, Engine
 from sememe.pipeline.lookup import UNKNOWN_ID, Id
-from sememe.pipeline.opened import read_metrics
 from sememe.serve.fallback import Fallback
 from sememe.serve.living import Living, offered_items
 from sememe.serve.nearest import Nearest
@@ -122,12 +121,9 @@ class Served:
         return [catalog.title(int(item)) for item in self.engine.serving.items.find(ids)]
 
 
-def headline(path: Path, row: str) -> dict[str, float]:
-    """The metrics of `row` that stand first, of the test part of the run directory `path`.
-
-    Raises ArtifactError where no run is finished there.
-    """
-    rows: list[dict[str, Any]] = read_metrics(path).get("rows", [])
+def headline(metrics: Mapping[str, Any], row: str) -> dict[str, float]:
+    """The numbers of `row` that stand first, of the test part; metrics: metrics.json of its run."""
+    rows: list[dict[str, Any]] = metrics.get("rows", [])
     mine = [one for one in rows if one.get("model") == row and one.get("split") == "test"]
     chosen = [one for one in mine if one.get("mask_seen")] or mine
     return {name: float(chosen[0][name]) for name in HEADLINE if chosen and name in chosen[0]}

@@ -233,7 +233,7 @@ class Service:
             users=serving.run.world.interactions.num_users,
             rules=list(served.rule_names),
             has_vectors=served.nearest.space.vectors is not None,
-            metrics=headline(serving.run.path, served.row),
+            metrics=headline(serving.run.metrics, served.row),
         )
 
     def health(self) -> HealthAnswer:
