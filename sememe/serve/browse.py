@@ -33,6 +33,7 @@ from sememe.serve.browse_wire import (
     ItemQuery,
     ReportAnswer,
 )
+from sememe.serve.living import offered_items
 from sememe.serve.served import Served
 from sememe.serve.service import Service
 
@@ -86,7 +87,7 @@ class Shelf:
             titles=titles,
             searched=" " + titles.str.to_lowercase(),
             events=np.bincount(serving.run.world.interactions.items, minlength=len(ids)),
-            offered=np.ones(len(ids), np.bool_) if trie is None else (trie.positions != PAD).cpu().numpy(),
+            offered=offered_items(serving),
             trie=trie,
         )
 

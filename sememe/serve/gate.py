@@ -16,6 +16,13 @@ from sememe.serve.problems import HttpProblem
 from sememe.serve.service import Service
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_FOREIGN = HttpProblem(
+    "a page of another site sent this, and without API keys it may not change or ask anything here",
+    fix="start the server with --keys, and have that site's own server call this one",
+    status=HTTPStatus.FORBIDDEN,
+)
 
 
 class Gate:
@@ -53,8 +60,10 @@ class Gate:
                 fix="send fewer, or shorter ones",
                 status=HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
             )
-        if self._keys.required or (_is_local(scope) and _asks_for_local(scope)):
+        if self._keys.required:
             return None
+        if _is_local(scope) and _asks_for_local(scope):
+            return _FOREIGN if scope["method"] not in READING and _is_sent_by_another_site(scope) else None
         return HttpProblem(
             "without API keys, this server answers its own machine only",
             fix="make a key, and start the server with it: sememe new-key FILE, sememe serve RUN --keys FILE",
@@ -90,6 +99,16 @@ def _is_loopback(host: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return bool(address.is_loopback or (mapped is not None and mapped.is_loopback))
+
+
+def _is_sent_by_another_site(scope: Scope) -> bool:
+    """Whether a browser sent the request for a page that did not come from here; browsers say so of all that is more
+    than reading, also where a page needs nobody's leave to send it."""
+    headers = scope["headers"]
+    origin = next((value for name, value in headers if name == b"origin"), None)
+    return origin is not None and origin.rpartition(b"//")[2] != next(
+        (value for name, value in headers if name == b"host"), b""
+    )
 
 
 def _asks_for_local(scope: Scope) -> bool:

@@ -239,6 +239,51 @@ def test_a_user_is_read_and_the_report_and_the_server_are_shown(open_page: Open,
     assert generator.version in page.inner_text(".facts")
 
 
+def test_another_model_is_activated_and_rolled_back_after_a_second_word(open_page: Open) -> None:
+    entries = [
+        {
+            "name": name,
+            "active": name == "first",
+            "answering": name == "first",
+            "recipe": "tiny",
+            "metrics": {"ndcg@10": 0.25},
+        }
+        for name in ("first", "second")
+    ]
+    posted: list[str] = []
+
+    def models(route: Any) -> None:
+        route.fulfill(json={"active": "first", "previous": "older", "models": entries})
+
+    def act(route: Any) -> None:
+        posted.append(route.request.url.rpartition("/v1/")[2])
+        if posted[-1].endswith(":rollback"):
+            detail = {"detail": "it is damaged", "fix": "copy it anew", "status": 409}
+            route.fulfill(status=409, content_type="application/problem+json", json=detail)
+            return
+        for entry in entries:
+            entry["active"] = entry["answering"] = entry["name"] == "second"
+        canary = {"requests": 50, "unreadable": 0, "failures": 0, "overlap": 0.5, "old_ms": 1.0, "new_ms": 2.0}
+        route.fulfill(json={"active": "second", "previous": "first", "model": "abc", "canary": canary, "seconds": 1.5})
+
+    page = open_page()
+    listed(page)
+    page.route("**/v1/models", models)
+    page.route("**/v1/models:rollback", act)
+    page.route("**/v1/models/*:activate", act)
+    page.get_by_role("link", name="Server").click()
+    page.get_by_role("button", name="activate", exact=True).click()
+    assert posted == []
+    page.get_by_role("button", name="Yes, activate").click()
+    page.wait_for_selector("text=second answers, after 1.5 s; on 50 histories its lists share 50 %")
+    assert posted == ["models/second:activate"]
+    page.wait_for_selector("tr.own >> text=second")
+    page.get_by_role("button", name="roll back to older").click()
+    page.get_by_role("button", name="Yes, roll back to older").click()
+    page.wait_for_selector("text=it is damaged")
+    assert "copy it anew" in page.inner_text("[role=alert]")
+
+
 def test_a_key_is_asked_for_and_kept_for_the_tab_only(open_page: Open, generator: Served, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     key = make_key(file, name="shop", scopes=("read",))

@@ -72,6 +72,16 @@ def test_files_are_sent_with_a_strict_policy(server: Server) -> None:
     assert server.http.get("/page/../wire.py").status_code == 404
 
 
+def test_a_page_of_another_site_changes_nothing(server: Server) -> None:
+    body = {"event_id": "e", "user_id": "ann", "item_id": "i01"}
+    for path, sent in (("events", {"json": body}), ("models:rollback", {}), ("recommend", {"json": {}})):
+        for origin in ("https://elsewhere.example", "null", "http://localhost:9"):
+            told = server.http.post(f"/v1/{path}", headers={"origin": origin}, **sent)
+            assert told.status_code == 403 and told.json()["fix"]
+    assert server.http.post("/v1/events", json=body, headers={"origin": "http://localhost"}).status_code == 200
+    assert server.http.get("/v1/users/ann", headers={"origin": "https://elsewhere.example"}).status_code == 200
+
+
 def test_the_page_opens_without_a_key_and_shows_nothing_without_one(serve: Any, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     make_key(file, name="shop", scopes=("read",))
