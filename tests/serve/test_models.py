@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from serving import Server
 
+from sememe.cli.main import app
 from sememe.core.errors import ArtifactError, ConfigError
 from sememe.pipeline.opened import open_run
 from sememe.serve.canary import CanaryError, compare
@@ -206,3 +207,19 @@ def test_a_folder_says_what_is_active(served_run: Path, tmp_path: Path) -> None:
         models.pointer()
     assert json.loads((served_run / "run.json").read_text())["models"]
     assert ModelFolder(served_run).names() == ["original"] and ModelFolder(served_run).pointer().active == "original"
+
+
+def test_the_command_lists_activates_and_rolls_back(folder: ModelFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*words: str) -> list[str]:
+        app(["models", str(folder.path), *words], result_action="return_value")
+        return capsys.readouterr().out.split("\n")
+
+    assert [line.split() for line in told()[:2]] == [["active", "monday", "tiny"], ["tuesday", "tiny"]]
+    assert told("--activate", "tuesday")[0].split() == ["previous", "monday", "tiny"]
+    assert folder.pointer().active == "tuesday"
+    assert told("--roll-back")[0].split() == ["active", "monday", "tiny"]
+    weights = next((folder.path_of("tuesday") / "stages").glob("model-tiny-*/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="truncated"):
+        told("--activate", "tuesday")
+    assert folder.pointer().active == "monday"
