@@ -43,7 +43,7 @@ def test_a_killed_activation_leaves_one_whole_model_active(
     after: float, served_run: Path, second_run: Path, tmp_path: Path, quiet_environment: dict[str, str]
 ) -> None:
     for name, run in (("monday", served_run), ("tuesday", second_run)):
-        shutil.copytree(run, tmp_path / "models" / name)
+        shutil.copytree(run, tmp_path / "models" / name, ignore=shutil.ignore_patterns("serve", "models"))
     folder = ModelFolder(tmp_path / "models")
     folder.point_to("monday")
     child, url = started(folder.path, quiet_environment)

@@ -27,7 +27,7 @@ from sememe.serve.settings import Canary, Histories, ServeSettings
 def folder(served_run: Path, second_run: Path, tmp_path: Path) -> ModelFolder:
     """Two models, the first of them active."""
     for name, run in (("monday", served_run), ("tuesday", second_run)):
-        shutil.copytree(run, tmp_path / "models" / name)
+        shutil.copytree(run, tmp_path / "models" / name, ignore=shutil.ignore_patterns("serve", "models"))
     models = ModelFolder(tmp_path / "models")
     models.point_to("monday")
     return models

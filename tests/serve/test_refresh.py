@@ -30,7 +30,8 @@ SETTINGS = ("epochs=12", "lr=8.0", "least_users=30")
 
 @pytest.fixture
 def folder(served_run: Path, tmp_path: Path) -> ModelFolder:
-    shutil.copytree(served_run, tmp_path / "run")
+    # A server that another test starts on the run keeps its files in it.
+    shutil.copytree(served_run, tmp_path / "run", ignore=shutil.ignore_patterns("serve", "models"))
     (tmp_path / "run" / "serve").mkdir()
     return ModelFolder(tmp_path / "run")
 

@@ -73,9 +73,10 @@ def prepare(connection: sqlite3.Connection, path: Path, *, timeout: float) -> No
 
 def _check_format(connection: sqlite3.Connection, path: Path) -> int:
     """The schema version of the file; 0 for an empty one."""
-    application, version, tables = (
+    # Whether there are tables comes first: another process may be making them, and commits them with the other two.
+    tables, application, version = (
         connection.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("application_id", "user_version", "schema_version")
+        for name in ("schema_version", "application_id", "user_version")
     )
     if tables == 0:
         return 0
