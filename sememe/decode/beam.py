@@ -18,7 +18,7 @@ from torch import Tensor
 from sememe.core.schema import PAD, Ranked
 from sememe.decode.allowed import Allowed
 from sememe.decode.eligible import Eligible
-from sememe.decode.frontier import NEVER, Beams, keep_best, scores_of_children
+from sememe.decode.frontier import NEVER, Beams, keep_best, level_widths, scores_of_children
 from sememe.decode.parts import in_parts
 from sememe.decode.protocol import Seen, StepModel, TensorBatch
 from sememe.decode.trie import Trie
@@ -94,7 +94,7 @@ def search(
     assert tuple(model.codebook_sizes) == trie.codebook_sizes, "the trie and the model come from different codes"
     root = Beams.at_root(len(next(iter(batch.values()))), device=trie.device)
     eligible = Eligible.build(trie, seen=seen, allowed=allowed, num_rows=len(root.nodes))
-    widths = [max(width, first_width)] * (trie.num_levels > 1) + [width] * max(1, trie.num_levels - 1)
+    widths = level_widths(trie.num_levels, width=width, first_width=first_width)
     beams = _walk(model, model.encode(batch), root, widths=widths, trie=trie, eligible=eligible)
     return list_items(beams, k=k, trie=trie, eligible=eligible)
 

@@ -54,6 +54,12 @@ class Kept:
     """(N, B) int64: where each stands among its row's candidates, flattened."""
 
 
+def level_widths(levels: int, *, width: int, first_width: int) -> list[int]:
+    """How many hypotheses of a row each level keeps: `first_width` at the first one where that is more, unless it is
+    the last one too."""
+    return [max(width, first_width)] * (levels > 1) + [width] * max(1, levels - 1)
+
+
 def children_of(beams: Beams, *, depth: int, trie: Trie) -> Children:
     """The children of every live beam; a dead one has none."""
     starts = trie.child_starts[depth]

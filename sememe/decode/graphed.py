@@ -21,7 +21,7 @@ from torch import Tensor
 from sememe.core.errors import ConfigError, DataError
 from sememe.decode.beam import Found, list_items
 from sememe.decode.eligible import Eligible
-from sememe.decode.frontier import NEVER, Beams
+from sememe.decode.frontier import NEVER, Beams, level_widths
 from sememe.decode.item_set import ItemSet
 from sememe.decode.protocol import Seen, StepModel, TensorBatch
 from sememe.decode.seen import SeenPositions
@@ -125,19 +125,14 @@ class GraphedSearch:
         assert tuple(model.codebook_sizes) == trie.codebook_sizes, "the trie and the model come from different codes"
         inputs = {name: values.clone() for name, values in example.items()}
         closing = Closing.open(trie, rows=len(next(iter(inputs.values()))), most_seen=max(1, most_seen))
-        first = (max(width, first_width),) * (trie.num_levels > 1)
-        sizes = Sizes(first + (width,) * max(1, trie.num_levels - 1), most_children(trie))
+        widths = level_widths(trie.num_levels, width=width, first_width=first_width)
+        sizes = Sizes(tuple(widths), most_children(trie))
         with torch.inference_mode():
             if trie.device.type != "cuda":
                 beams, graph = walk(model, inputs, sizes=sizes, trie=trie, closing=closing), None
             else:
                 beams, graph = _record(model, inputs, sizes=sizes, trie=trie, closing=closing)
         return cls(model, trie, inputs, closing, beams, sizes, graph)
-
-    @property
-    def rows(self) -> int:
-        """N"""
-        return len(self.closing.seen)
 
     @torch.inference_mode()
     def search(self, batch: TensorBatch, *, k: int, seen: Seen = None, allowed: ItemSet | None = None) -> Found:

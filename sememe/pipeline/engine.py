@@ -133,8 +133,8 @@ class Engine:
             model: the row that answers, as in `open_run`.
             seed: which seed's model; the recipe's first one where None.
             native: whether the compiled search is used where it can be, never, or must be.
-            precision: of the compiled search's weights; bf16 is a little faster, and may exchange items whose scores
-                differ by less than a hundredth.
+            precision: of the compiled search's weights; with bf16 it is a little faster, and a list may exchange a few
+                items that score nearly the same (docs/performance.md).
             cache_bytes: room for histories that the compiled search has read.
             modules: as in `open_run`.
 
@@ -294,9 +294,10 @@ def _searching(recommender: Recommender, setup: Setup) -> _Searching:
     if isinstance(recommender.model, torch.nn.Module):
         recommender.model.eval()
     graphs = Graphs.build(recommender) if recommender.device.type == "cuda" else None
+    problem = None if graphs is None else graphs.record_all()
+    if problem is not None:
+        graphs, reason = None, f"{reason}; {problem}"
     path = f"torch: {reason}" if graphs is None else f"torch, recorded as CUDA graphs: {reason}"
-    if graphs is not None:
-        graphs.record_all()
     return _Searching(
         answerer=Answerer(recommender, search, HistoryCache(most_bytes=setup.cache_bytes), graphs),
         path=path if search is None else f"native: {search.path}",

@@ -16,7 +16,7 @@ import torch
 from sememe.core.schema import PAD, Batch, Int32Array
 from sememe.data.event_inputs import UNKNOWN
 from sememe.decode.allowed import Allowed
-from sememe.decode.beam import BeamSearch, Found
+from sememe.decode.beam import BeamSearch, Found, search
 from sememe.decode.graphed import GraphedSearch
 from sememe.decode.item_set import ItemSet
 from sememe.decode.protocol import StepModel
@@ -28,6 +28,8 @@ from sememe.train.device import to_tensors
 
 ROWS = (1, 8, 64)
 """Batches that searches are recorded for."""
+NEAR = 1e-3
+"""Scores of the two ways differ by less; a GPU sums batches of other sizes in another order."""
 MOST_SEEN = 512
 """Items that a row can have to leave out: columns of every search, whether used or not."""
 
@@ -61,17 +63,30 @@ class Graphs:
         if seen is not None and seen.shape[1] > MOST_SEEN:
             return None
         padded = to_tensors(self._padded(batch), self.recommender.device)
-        search = self._for(rows, padded)
-        return search.search(padded, k=k, seen=None if seen is None else torch.from_numpy(seen), allowed=allowed)
+        recorded = self._for(rows, padded)
+        return recorded.search(padded, k=k, seen=None if seen is None else torch.from_numpy(seen), allowed=allowed)
 
-    def record_all(self) -> None:
-        """Record every size now: while other threads use the device, and in front of a user, it would be late."""
+    def record_all(self) -> str | None:
+        """Record every size now (while other threads use the device, and in front of a user, it would be late), and see
+        that the recordings find what the search finds that is not recorded.
+
+        Returns why they must not be used, or None.
+        """
+        try:
+            alike = self._record_and_compare()
+        except RuntimeError as error:
+            return f"CUDA graphs could not be recorded ({str(error).splitlines()[0]})"
+        return None if alike else "what CUDA graphs find differs from what the search finds without them"
+
+    def _record_and_compare(self) -> bool:
         history = np.zeros((1, 1), np.int32)
         events = {name: np.full((1, 1), UNKNOWN, np.int32) for name in self.recommender.events}
         one = {"history": history, "lengths": np.ones(1, np.int32), "user": np.full(1, PAD, np.int32), **events}
         padded = to_tensors(self._padded(one), self.recommender.device)
-        for rows in ROWS:
-            self._for(rows, padded)
+        width, first_width = self.decode.width, self.decode.first_width
+        plain = search(self.model, padded, trie=self.recommender.trie, width=width, first_width=first_width, k=width)
+        recorded = [self._for(rows, padded).search(padded, k=width) for rows in ROWS]
+        return all(torch.allclose(found.scores, plain.scores, rtol=0, atol=NEAR) for found in recorded)
 
     def _padded(self, batch: Batch) -> Batch:
         """`batch` with T as long as the model reads."""

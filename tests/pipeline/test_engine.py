@@ -12,6 +12,7 @@ import pytest
 
 from sememe.core.errors import ArtifactError, ConfigError, DataError
 from sememe.decode.beam import BeamSearch
+from sememe.decode.graphed import GraphedSearch
 from sememe.decode.native.paths import native_status
 from sememe.decode.predicates import OneOf
 from sememe.decode.rules import Rules, any_of, none_of
@@ -79,6 +80,25 @@ def test_searches_of_recorded_shapes_give_the_same_lists(run: Path) -> None:
             assert ours.items == theirs.items and ours.eligible == theirs.eligible
             np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
     assert sorted(graphs.recorded) == [1, 64], "a request alone, and nine in the recording that holds them"
+
+
+def test_recordings_that_fail_or_find_something_else_are_not_used(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recommender = open_run(run, model="tiny:beam").recommender
+    recommender.model.eval()
+    graphs = Graphs.build(recommender)
+    assert graphs is not None and graphs.record_all() is None and sorted(graphs.recorded) == [1, 8, 64]
+    first = graphs.recorded[1].inputs["history"]
+    monkeypatch.setattr(GraphedSearch, "_fill_inputs", lambda self, batch, *, rows: first.fill_(3))
+    assert "differs" in str(graphs.record_all())
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    graphs.recorded.clear()
+    monkeypatch.setattr(GraphedSearch, "record", fail)
+    assert graphs.record_all() == (
+        "CUDA graphs could not be recorded (operation not permitted when stream is capturing)"
+    )
 
 
 @needs_kernel

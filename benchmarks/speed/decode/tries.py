@@ -80,6 +80,17 @@ def main() -> None:
     write_output(options.out, result)
     for catalogue in result["catalogues"]:
         print(catalogue)
+        check(catalogue)
+
+
+def check(catalogue: dict[str, Any]) -> None:
+    """Fail where a peer builds its tree faster, or steps faster than what a server would use for so many requests."""
+    build, alone, many = (catalogue[name] for name in ("build_s", "walk_ms_batch_1", "walk_ms_batch_64"))
+    kernel = catalogue["kernel_with_model_ms_batch_1"]
+    for peer in ("rectokens", "flashrec"):
+        assert build["sememe"] < build[peer], f"{peer} builds faster"
+        assert many["sememe"] < many[peer], f"{peer} steps faster for 64 requests"
+        assert kernel is None or kernel < alone[peer], f"{peer} steps faster for one request than the kernel"
 
 
 def measure(items: int, sides: dict[str, Side], *, builds: int, walks: int) -> dict[str, Any]:
