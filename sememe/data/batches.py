@@ -1,30 +1,22 @@
 """Batches as random access: a source is a pure function of (seed, step), so a run resumes knowing its step only.
 
-Rows of similar length share a batch, which pads little: examples are shuffled over the whole epoch, sorted by length
-inside windows of a fixed number of batches, and the batches are shuffled again.
-
 Shape legend: N rows of a batch, T history positions (the longest in the batch), L code levels, M targets, S seen items.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sememe.core.errors import ConfigError, DataError
+from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, Batch, Codes, Int32Array, Int64Array, Interactions
-from sememe.core.seeding import generator
 from sememe.data.event_inputs import EventInput, check_events, padded_event_inputs
 from sememe.data.ranges import chunks, padded
+from sememe.data.spans import Numbers, Rows, SpanSource
 from sememe.data.splits import Examples, Split
-
-Numbers = npt.NDArray[np.int32] | npt.NDArray[np.int64]
-
-WINDOW_BATCHES = 64
-"""Batches sorted by length together: enough to pad little, few enough that batches keep changing between epochs."""
 
 
 class BatchSource(Protocol):
@@ -117,15 +109,6 @@ class SequenceBatches:
         return max(1, round(self.targets_per_batch * len(spans) / int(spans.lengths().sum(dtype=np.int64))))
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Some examples: each is the events `starts..ends` of the log and the event at `ends` that follows them."""
-
-    users: Int32Array
-    starts: Int64Array
-    ends: Int64Array
-
-
 class _Spans:
     """All examples of a log, computed from their number: user u has `per_user[u]`, counted back from the last event.
 
@@ -141,12 +124,12 @@ class _Spans:
     def __len__(self) -> int:
         return int(self._first[-1])
 
-    def rows(self, examples: Numbers) -> _Rows:
+    def rows(self, examples: Numbers) -> Rows:
         """Where the examples with these numbers lie in the log."""
         users = np.searchsorted(self._first, examples, side="right") - 1
         begin = self._offsets[users]
         ends = self._offsets[users + 1] - 1 - self._stride * (examples - self._first[users])
-        return _Rows(users.astype(np.int32), np.maximum(ends - self._width, begin), ends)
+        return Rows(users.astype(np.int32), np.maximum(ends - self._width, begin), ends)
 
     def lengths(self) -> npt.NDArray[np.uint16] | Int32Array:
         """(examples,) events in each; small integers, which sort fastest, where they fit."""
@@ -159,71 +142,16 @@ class _Spans:
         return lengths
 
 
-class SpanSource:
-    """A BatchSource over examples that are spans of a log; keeps the order of one epoch, the current one."""
-
-    def __init__(self, spans: _Spans, *, batch_size: int, seed: int, make: Callable[[_Rows], Batch]) -> None:
-        if len(spans) == 0:
-            raise DataError(
-                "the training part holds no example: no user has two events to learn a next event from",
-                fix="check the data, the filters and the split; training needs users with at least two events",
-            )
-        self._spans = spans
-        self._batch_size = batch_size
-        self._seed = seed
-        self._make = make
-        self._epoch_order = lru_cache(maxsize=1)(self._order)
-
-    @property
-    def num_examples(self) -> int:
-        """Rows given per epoch."""
-        return len(self._spans)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches per epoch; one of them is smaller where the batch size does not divide the examples."""
-        return -(-self.num_examples // self._batch_size)
-
-    def __call__(self, step: int) -> Batch:
-        """The batch of `step`, a pure function of the data, the seed and the step."""
-        assert step >= 0, "steps count from 0"
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._epoch_order(epoch)
-        batch = int(order.batches[place])
-        examples = order.examples[batch * self._batch_size : (batch + 1) * self._batch_size]
-        return self._make(self._spans.rows(examples))
-
-    def _order(self, epoch: int) -> "_EpochOrder":
-        """Shuffle all examples, sort windows of them by length, shuffle the batches."""
-        random = generator(self._seed, "batches", epoch)
-        count = self.num_examples
-        # Half the memory where it fits: one epoch's order of 100 M examples is 400 MB.
-        examples: Numbers = np.arange(count, dtype=np.int32) if count < 2**31 else np.arange(count, dtype=np.int64)
-        random.shuffle(examples)
-        # Lengths are worked out in the order of the log: finding the users of shuffled examples misses every cache.
-        lengths = self._spans.lengths()
-        window = WINDOW_BATCHES * self._batch_size
-        for start in range(0, count, window):
-            part = examples[start : start + window]
-            examples[start : start + window] = part[np.argsort(lengths[part], kind="stable")]
-        return _EpochOrder(examples, random.permutation(self.steps_per_epoch))
+def _prefix_batch(log: Interactions, rows: Rows, *, events: tuple[str, ...]) -> Batch:
+    return history_arrays(log, rows, events=events) | {"target": log.items[rows.ends]}
 
 
-@dataclass(frozen=True, eq=False)
-class _EpochOrder:
-    examples: Numbers
-    batches: Int64Array
+def _sequence_batch(log: Interactions, rows: Rows, *, events: tuple[str, ...]) -> Batch:
+    return history_arrays(log, rows, events=events) | {"targets": padded(log.items, rows.starts + 1, rows.ends + 1)}
 
 
-def _prefix_batch(log: Interactions, rows: _Rows, *, events: tuple[str, ...]) -> Batch:
-    return _history(log, rows, events=events) | {"target": log.items[rows.ends]}
-
-
-def _sequence_batch(log: Interactions, rows: _Rows, *, events: tuple[str, ...]) -> Batch:
-    return _history(log, rows, events=events) | {"targets": padded(log.items, rows.starts + 1, rows.ends + 1)}
-
-
-def _history(log: Interactions, rows: _Rows, *, events: tuple[str, ...]) -> dict[str, npt.NDArray[np.generic]]:
+def history_arrays(log: Interactions, rows: Rows, *, events: tuple[str, ...]) -> dict[str, npt.NDArray[np.generic]]:
+    """What a batch says of what is known: "history", "lengths", "user" and `events`, as `PrefixBatches` has them."""
     return {
         "history": padded(log.items, rows.starts, rows.ends),
         "lengths": (rows.ends - rows.starts).astype(np.int32),
@@ -290,7 +218,7 @@ def request_batches(
         known, ends = begin + examples.starts[rows], begin + examples.ends[rows]
         assert bool(np.all(ends <= log.offsets[users + 1])), "an example lies outside its user's events"
         yield EvalBatch(
-            batch=_history(log, _Rows(users, np.maximum(known - max_history, begin), known), events=events),
+            batch=history_arrays(log, Rows(users, np.maximum(known - max_history, begin), known), events=events),
             seen=padded(log.items, begin, known),
             targets=padded(log.items, known, ends),
             rows=rows.astype(np.int64),
