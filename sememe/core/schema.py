@@ -42,7 +42,8 @@ class Interactions:
     timestamps: Int64Array | None = None
     """(E,), milliseconds since 1970 UTC; None where the data has no time."""
     columns: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
-    """Optional per-event arrays, (E,) each: rating, session (int64 number), event_type, ..."""
+    """Optional per-event arrays, (E,) each: rating, session (int64 number), event_type, and those of
+    `sememe.data.feedback_columns`."""
 
     @property
     def num_users(self) -> int:

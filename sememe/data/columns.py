@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import polars as pl
 
 from sememe.core.errors import DataError, did_you_mean
+from sememe.data.feedback_columns import COLUMN_NAMES
 
 EVENT_ALIASES: Mapping[str, tuple[str, ...]] = {
     "user_id": (
@@ -34,6 +35,7 @@ EVENT_ALIASES: Mapping[str, tuple[str, ...]] = {
         "history", "item_history", "history_items", "item_ids", "items", "item_list", "sequence", "item_sequence",
         "item_seq", "item_id_list", "click_history", "seq",
     ),
+    **COLUMN_NAMES,
 }  # fmt: skip
 """Canonical name of an event column -> names it goes by, best first."""
 

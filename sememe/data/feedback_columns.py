@@ -40,6 +40,15 @@ COLUMN_TYPES: Mapping[str, type[pl.DataType]] = {
 UNKNOWN_FLAG = -1
 
 
+_FLAG_WORDS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+
+
+def flag(name: str) -> pl.Expr:
+    """The column `name` of numbers, truth values or their texts as Int8; null where it is neither 0 nor 1."""
+    text = pl.col(name).cast(pl.String).str.strip_chars().str.to_lowercase()
+    return text.replace_strict(_FLAG_WORDS, default=None, return_dtype=pl.Int8)
+
+
 def filled_column(name: str) -> pl.Expr:
     """The typed column `name` with what stands for "unknown" in place of nulls."""
     column = pl.col(name)

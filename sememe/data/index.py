@@ -19,6 +19,7 @@ from sememe.data.catalog_rows import CatalogRows, read_catalog
 from sememe.data.columns import sorted_ids
 from sememe.data.dropped import Dropped
 from sememe.data.event_order import EVENTS_PER_BUCKET, Records, order_events
+from sememe.data.feedback_columns import COLUMN_TYPES, filled_column
 from sememe.data.file_formats import USE_CHECK
 from sememe.data.readers import Tables
 
@@ -43,7 +44,8 @@ class Indexed:
     """What came out of the tables, and what was left out."""
 
     interactions: Interactions
-    """`columns` may hold rating (float32, NaN where unknown), session (int64), event_type and query (int32 codes)."""
+    """`columns` may hold rating (float32, NaN where unknown), session (int64), event_type and query (int32 codes), and
+    what `feedback_columns` tells of."""
     catalog: Catalog
     dropped: tuple[Dropped, ...]
     """Only reasons that happened."""
@@ -243,7 +245,7 @@ def _wanted(tables: Tables, *, has_time: bool) -> dict[str, pl.Expr]:
     for name in _TEXT_COLUMNS:
         if name in names:
             wanted[name] = pl.col(f"{name}_code").fill_null(_NULL_CODE)
-    return wanted
+    return wanted | {name: filled_column(name) for name in COLUMN_TYPES if name in names}
 
 
 def _records(chunk: pl.DataFrame) -> Records:

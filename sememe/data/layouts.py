@@ -3,6 +3,7 @@
 import polars as pl
 
 from sememe.core.errors import DataError
+from sememe.data.feedback_columns import COLUMN_TYPES
 
 SEPARATORS = (";", "|", ",", " ")
 """Tried in this order on history texts such as "a;b;c"."""
@@ -29,7 +30,7 @@ def one_row_per_event(frame: pl.LazyFrame, *, separator: str | None, table: str)
         note += "; there is no user column, so each row is a user"
     along = [
         name
-        for name in ("timestamp", "rating", "position", "event_type")
+        for name in ("timestamp", "rating", "position", "event_type", *COLUMN_TYPES)
         if isinstance(frame.collect_schema().get(name), pl.List)
     ]
     items = pl.col("history").cast(pl.List(pl.String))

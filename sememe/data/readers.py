@@ -23,6 +23,7 @@ from sememe.data.columns import (
     unusable_names,
 )
 from sememe.data.data_toml import DataToml, render_data_toml
+from sememe.data.feedback_columns import COLUMN_TYPES, FLAGS, flag
 from sememe.data.file_formats import PLACE, RawTable
 from sememe.data.layouts import one_row_per_event
 from sememe.data.locate import Located, locate
@@ -55,7 +56,8 @@ class Tables:
 
     events: pl.LazyFrame
     """user_id and item_id (Int64 or String), and where known timestamp (Int64, ms UTC), position (Int64), rating
-    (Float32), event_type, session_id, query; then all other columns.  Null where a value cannot be used."""
+    (Float32), event_type, session_id, query, and those of `feedback_columns`; then all other columns.  Null where a
+    value cannot be used."""
     items: pl.LazyFrame | None
     """item_id, and where known title, categories, brand, description, price, vector; then all other columns."""
     raw_events: pl.LazyFrame
@@ -243,6 +245,8 @@ def typed_columns(schema: pl.Schema, *, rule: TimeRule | None) -> list[pl.Expr]:
     if "rating" in schema:
         exprs.append(_number("rating", pl.Float32, dtype=schema["rating"]))
     exprs += [pl.col(name).cast(pl.String) for name in ("event_type", "query") if name in schema]
+    feedback = [(name, to, schema[name]) for name, to in COLUMN_TYPES.items() if name in schema]
+    exprs += [flag(name) if name in FLAGS else _number(name, to, dtype=dtype) for name, to, dtype in feedback]
     return exprs
 
 

@@ -207,3 +207,26 @@ def test_buckets_on_disk_give_what_memory_gives(tmp_path: Path, per_bucket: int)
         np.testing.assert_array_equal(plain.columns["rating"], bucketed.columns["rating"])
         assert isinstance(bucketed.items, np.memmap) == (workdir is not None and per_bucket < 400)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()], "temporary buckets are gone"
+
+
+def test_feedback_columns_are_read_from_numbers_truth_values_and_texts():
+    table = pl.DataFrame(
+        {
+            "user": [1, 1, 2], "item": [5, 6, 5], "timestamp": [1, 2, 3],
+            "is_like": [True, False, None], "follow": ["1", " TRUE", "x"], "exit": [1.0, 0.0, 2.0],
+            "play_time": ["3.5", "", "7"], "duration": [4, 5, 6], "propensity": [0.5, 0.25, None],
+        }
+    )  # fmt: skip
+    columns = build_interactions(open_tables(table)).interactions.columns
+    expected = {
+        "watch_time": np.array([3.5, np.nan, 7], np.float32),
+        "duration": np.array([4, 5, 6], np.float32),
+        "like": np.array([1, 0, -1], np.int8),
+        "follow": np.array([1, 1, -1], np.int8),
+        "exit": np.array([1, 0, -1], np.int8),
+        "propensity": np.array([0.5, 0.25, np.nan]),
+    }
+    assert set(columns) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(columns[name], values)
+        assert columns[name].dtype == values.dtype
