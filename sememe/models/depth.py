@@ -10,6 +10,7 @@ something else after each prefix.
 Shape legend: P positions, M hypotheses, L levels, D width, K codes of a level, R children of all hypotheses.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -197,14 +198,29 @@ class CodeHead(nn.Module):
 
         The same numbers as the sum of `log_probs`; items of a row that share a prefix share the work on it.
         """
+        total = hidden.new_zeros(items.numel())
+        for places, values in self._levels_of(hidden, items):
+            total = total.index_add(0, places, values)
+        return total.view(items.shape)
+
+    def item_log_probs(self, hidden: Tensor, items: Tensor) -> Tensor:
+        """(N, C, L) the terms of `item_log_prob`, at least fp32: of each code given the codes before it."""
+        levels = [
+            exact(hidden).new_zeros(items.numel()).index_add(0, places, exact(values))
+            for places, values in self._levels_of(hidden, items)
+        ]
+        return torch.stack(levels, 1).view(*items.shape, -1)
+
+    def _levels_of(self, hidden: Tensor, items: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per level: places (R,) in `items`, flattened, where its code is not certain, and log-probabilities (R,)."""
         nodes = self.nodes
         flat = items.flatten()
         row = torch.arange(len(items), device=items.device).repeat_interleave(items.shape[1])
-        total = hidden.new_zeros(len(flat))
         for level in range(nodes.num_levels):
             parent = nodes.of_items(flat, depth=level)
             places = (nodes.child_counts(parent, depth=level) > 1).nonzero().squeeze(1)
             if not len(places):
+                yield places, hidden.new_zeros(0)
                 continue
             count = nodes.num_nodes(level) if level else 1
             pairs, pair = torch.unique(row[places] * count + parent[places], return_inverse=True)
@@ -212,8 +228,7 @@ class CodeHead(nn.Module):
             query = self.query(hidden[pairs // count], prefix)
             node = nodes.of_items(flat[places], depth=level + 1)
             wanted = (query[pair] * self.node_vectors(node, depth=level + 1)).sum(1)
-            total = total.index_add(0, places, wanted - self._normalizer(query, pairs % count, level=level)[pair])
-        return total.view(items.shape)
+            yield places, wanted - self._normalizer(query, pairs % count, level=level)[pair]
 
     def _prefix(self, items: Tensor, *, level: int) -> Tensor:
         """(M, level, D) the embedded first codes of `items` (M,)."""

@@ -281,6 +281,15 @@ class ItemWiseModel(nn.Module):
         """(N, C) log-probability that the depth decoder gives to the codes of `items` (N, C), all real items."""
         return self.writer.item_log_prob(self._last(batch), items.long()).float()
 
+    def sample_log_probs(self, batch: Mapping[str, Tensor], samples: Tensor) -> Tensor:
+        """(N, G, L) log-probability of each of the codes `samples` (N, G, L), each given those before it; -inf where
+        the codes name no item.  The trunk reads each row once."""
+        nodes = self.writer.nodes
+        leaf = nodes.find(samples.flatten(0, 1))
+        items = nodes.any_item(leaf.clamp(min=0), depth=nodes.num_levels).view(samples.shape[:2])
+        log_probs = self.writer.item_log_probs(self._last(batch), items)
+        return log_probs.masked_fill((leaf < 0).view(*items.shape, 1), -math.inf)
+
     @contextmanager
     def as_new(self, items: Tensor) -> Iterator[None]:
         """Within, nothing that the model learned of the items of (I,) bool alone is used: codes and content speak."""
