@@ -1,6 +1,7 @@
-"""What a model may read of an event beside its item: what was done, and how long after the event before.
+"""What a model may read of an event beside its item: what was done, how long after the event before, and whether it was
+liked.
 
-Both are small whole numbers, 0 where nothing is known, so that a model reads them from a table.  They are worked out
+All are small whole numbers, 0 where nothing is known, so that a model reads them from a table.  They are worked out
 for the events asked for and kept nowhere: a log that is a memory map stays on disk.
 
 Shape legend: E events, n positions asked for, N rows, W width of the longest row.
@@ -16,7 +17,7 @@ from sememe.core.errors import ConfigError, DataError, did_you_mean
 from sememe.core.schema import Int32Array, Int64Array, Interactions
 from sememe.data.ranges import chunks, flat_positions
 
-EventInput = Literal["action", "gap"]
+EventInput = Literal["action", "gap", "positive"]
 UNKNOWN = 0
 """Value of an event of which nothing is known, and of padding."""
 
@@ -29,6 +30,10 @@ NUM_GAPS = MOST_DOUBLINGS + 2
 _EDGES_MS = HOUR_MS * (2 ** np.arange(1, MOST_DOUBLINGS + 1, dtype=np.int64) - 1)
 _ACTION_COLUMN = "event_type"
 
+POSITIVE = 2
+"""Value of "positive" where it was."""
+_LIKED = ("like", "follow")
+
 
 def event_inputs(log: Interactions, events: Iterable[str], *, places: Int64Array) -> dict[str, Int32Array]:
     """Name -> (n,) values of the events at `places`.
@@ -36,6 +41,8 @@ def event_inputs(log: Interactions, events: Iterable[str], *, places: Int64Array
     "action": the code of the event's type plus 1, UNKNOWN where it has none.
     "gap": 1 + min(floor(log2(1 + hours since the user's event before)), MOST_DOUBLINGS); UNKNOWN for a user's first
         event and where a time is not known.  An event that lies before its predecessor has the gap of none, 1.
+    "positive": POSITIVE where the item was liked or its maker followed, 1 where neither is known to have happened and
+        one is known not to have, else UNKNOWN.
 
     Args:
         log: what the events belong to.
@@ -44,11 +51,12 @@ def event_inputs(log: Interactions, events: Iterable[str], *, places: Int64Array
 
     Raises:
         ConfigError: a name that is not known.
-        DataError: the log has no event types, or no times.
+        DataError: the log has no event types, no times, or nothing about what was liked.
     """
     names = tuple(events)
     check_events(log, names)
-    return {name: _actions(log, places) if name == "action" else _gaps(log, places) for name in names}
+    make = {"action": _actions, "gap": _gaps, "positive": _positives}
+    return {name: make[name](log, places) for name in names}
 
 
 def padded_event_inputs(
@@ -92,6 +100,12 @@ def check_events(log: Interactions, events: Iterable[str]) -> None:
                 f"{sorted(log.columns) or 'no further ones'}",
                 fix="name the column of your file that says what was done (event_type), or leave actions out",
             )
+        if name == "positive" and not any(column in log.columns for column in _LIKED):
+            raise DataError(
+                f'events names "positive", and these interactions have neither of the columns {" and ".join(_LIKED)}, '
+                f"only {sorted(log.columns) or 'no further ones'}",
+                fix="name the column of your file that says what was liked (like), or leave it out",
+            )
         if name == "gap" and log.timestamps is None:
             raise DataError(
                 'events names "gap", and these interactions have no timestamps',
@@ -116,6 +130,13 @@ def _actions(log: Interactions, places: Int64Array) -> Int32Array:
     # An unknown type has the code -1.
     codes: npt.NDArray[np.int64] = np.asarray(log.columns[_ACTION_COLUMN][places]).astype(np.int64)
     return np.maximum(codes + 1, UNKNOWN).astype(np.int32)
+
+
+def _positives(log: Interactions, places: Int64Array) -> Int32Array:
+    # An unknown flag is -1, so that the largest says whether anything is known, and whether it happened.
+    flags = [np.asarray(log.columns[name][places]).astype(np.int64) for name in _LIKED if name in log.columns]
+    known: Int32Array = np.maximum(np.max(flags, axis=0) + 1, UNKNOWN).astype(np.int32)
+    return known
 
 
 def _gaps(log: Interactions, places: Int64Array) -> Int32Array:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sememe.nn.attention import attend, attend_own
-from sememe.nn.blocks import DecoderBlock
+from sememe.nn.blocks import DecoderBlock, FeedForward
 from sememe.nn.norm import rms_norm
 
 
@@ -38,6 +38,7 @@ class LayerWeights(NamedTuple):
     def of(cls, block: DecoderBlock) -> "LayerWeights":
         """The weights of `block` as they are now."""
         own, cross, ff = block.attention, block.cross, block.feed_forward
+        assert isinstance(ff, FeedForward), "only T5's own network is taken out of its module"
         return cls(
             own_norm=own.norm.weight,
             own_qkv=own.qkv.weight.t(),

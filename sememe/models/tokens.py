@@ -3,7 +3,8 @@
 Kept: each level has its own range of tokens; a user is one token, hashed into a fixed number of buckets.
 The table is: 0 for padding and the start of decoding, then the codes of level 0, of level 1, ..., then user buckets.
 
-Shape legend: N rows, T history items, L code levels, I items, S = tokens of a row, D width of the model.
+Shape legend: N rows, M sequences to write, T history items, L code levels, I items, S = tokens of a row, D width of the
+model.
 """
 
 from collections.abc import Mapping
@@ -51,9 +52,12 @@ class TokenTable(nn.Module):
         tokens = self.item_tokens[batch["history"]].flatten(1)
         if not self.user_buckets:
             return tokens
-        users = batch["user"]
-        user_tokens = self.first_user + user_bucket(users.clamp(min=0), buckets=self.user_buckets)
-        return torch.cat([user_tokens.masked_fill(users == PAD, START)[:, None], tokens], 1)
+        return torch.cat([self.user_tokens(batch["user"])[:, None], tokens], 1)
+
+    def user_tokens(self, users: Tensor) -> Tensor:
+        """(N,) tokens of user indices (N,); START for PAD, an unknown user."""
+        tokens = self.first_user + user_bucket(users.clamp(min=0), buckets=self.user_buckets)
+        return tokens.masked_fill(users == PAD, START)
 
     def code_tokens(self, codes: Tensor, *, level: int) -> Tensor:
         """Tokens of codes of one level, any shape."""
@@ -63,6 +67,18 @@ class TokenTable(nn.Module):
         """(N, L) decoder input: START, then all codes but the last.  target_codes: (N, L)."""
         known = target_codes[:, :-1].long() + torch.tensor(self.offsets[:-1], device=target_codes.device)
         return F.pad(known, (1, 0), value=START)
+
+    def session_tokens(self, target_codes: Tensor) -> Tensor:
+        """(M, m * (L + 1) - 1) decoder input for m items: before each of them START, after the last code nothing.
+
+        target_codes: (M, m, L); any code where an item is missing.
+        """
+        known = target_codes.clamp(min=0).long() + torch.tensor(self.offsets, device=target_codes.device)
+        return F.pad(known, (1, 0), value=START).flatten(1)[:, :-1]
+
+    def listed_tokens(self, items: Tensor) -> Tensor:
+        """(M, j * (L + 1) + 1) what was written, items (M, j) with PAD for none, and START for the next one."""
+        return F.pad(F.pad(self.item_tokens[items], (1, 0), value=START).flatten(1), (0, 1), value=START)
 
     def level_embeddings(self, level: int) -> Tensor:
         """(K of the level, D) embeddings of the codes of one level."""

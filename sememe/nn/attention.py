@@ -112,6 +112,24 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None
     return drop(scores.softmax(-1), dropout) @ values
 
 
+def attend_grouped(queries: Tensor, keys: Tensor, values: Tensor, *, bias: Tensor | None, dropout: float) -> Tensor:
+    """`attend` where each head of the keys serves several heads of the queries, neighbours (Ainslie et al. 2023, "GQA",
+    arXiv 2305.13245); keys and values are not copied.
+
+    queries: (N, H, Q, E), keys and values: (N, G, S, E) with G a divisor of H, bias: broadcastable to (N, H, Q, S), or
+    None.  Returns (N, H, Q, E).
+    """
+    heads, length = queries.shape[1:3]
+    groups = keys.shape[1]
+    if groups == heads:
+        return attend(queries, keys, values, bias=bias, dropout=dropout)
+    # Heads that share keys are further queries of one head.
+    folded = queries.reshape(len(queries), groups, -1, queries.shape[3])
+    if bias is not None and bias.shape[1:3] != (1, 1):
+        bias = bias.expand(-1, heads, length, -1).reshape(len(bias), groups, -1, bias.shape[3])
+    return attend(folded, keys, values, bias=bias, dropout=dropout).view_as(queries)
+
+
 def attend_own(queries: Tensor, keys: list[Tensor], values: list[Tensor], *, bias: Tensor) -> Tensor:
     """Attention of one query per beam to the few positions of its own beam; equals `attend` beam by beam.
 

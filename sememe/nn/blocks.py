@@ -2,9 +2,11 @@
 feed-forward, no biases, dropout inside and after each part.
 
 Kept: arithmetic, places of dropout, initialisation.  Changed: query, key and value projections of self-attention are
-one matrix (the same numbers, one product), and cross-attention reads keys and values that its caller computed.
+one matrix (the same numbers, one product), and cross-attention reads keys and values that its caller computed.  Added:
+heads of keys and values may be fewer than those of queries, and a decoder's network may be another one.
 
-Shape legend: N rows, S positions, D width of the model, H heads, E width of one head.
+Shape legend: N rows, S positions, D width of the model, H heads, G heads of keys and values, E width of one head, M
+sequences that grow (several a row in a search), t new positions of each, P old ones.
 """
 
 from dataclasses import dataclass
@@ -12,8 +14,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sememe.nn.attention import attend, merge_heads, split_heads
+from sememe.nn.attention import attend_grouped, merge_heads, split_heads
 from sememe.nn.dropout import Dropout
+from sememe.nn.kvcache import Extended, KeyValues
 from sememe.nn.norm import RmsNorm
 
 
@@ -26,11 +29,35 @@ class BlockShape:
     head_dim: int
     ff: int
     dropout: float
+    kv_heads: int = 0
+    """G, a divisor of `heads`; 0: as many."""
 
     @property
     def inner(self) -> int:
         """Width of all heads together."""
         return self.heads * self.head_dim
+
+    @property
+    def kv_inner(self) -> int:
+        """Width of all heads of keys together."""
+        return (self.kv_heads or self.heads) * self.head_dim
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What one decoder layer reads of N histories."""
+
+    keys: Tensor
+    """(N, G, S, E)"""
+    values: Tensor
+    """(N, G, S, E)"""
+    bias: Tensor | None
+    """(N, 1, 1, S) of padding; None where nothing is padded."""
+
+    def of_rows(self, rows: Tensor) -> "Memory":
+        """That of some rows (R,), in their order."""
+        bias = None if self.bias is None else self.bias.index_select(0, rows)
+        return Memory(self.keys.index_select(0, rows), self.values.index_select(0, rows), bias)
 
 
 class FeedForward(nn.Module):
@@ -60,7 +87,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.shape = shape
         self.norm = RmsNorm(shape.d_model)
-        self.qkv = nn.Linear(shape.d_model, 3 * shape.inner, bias=False)
+        self.qkv = nn.Linear(shape.d_model, shape.inner + 2 * shape.kv_inner, bias=False)
         self.out = nn.Linear(shape.inner, shape.d_model, bias=False)
         self.dropout = Dropout(shape.dropout)
         # T5 leaves 1/sqrt(E) out of the scores and puts it into the start of the query projection.
@@ -69,10 +96,14 @@ class SelfAttention(nn.Module):
         nn.init.normal_(self.out.weight, std=shape.inner**-0.5)
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, S, D) -> queries, keys, values, each (N, H, S, E)."""
-        queries, keys, values = split_heads(
-            self.qkv(self.norm(states)), parts=3, heads=self.shape.heads, read_once=True
-        )
+        """(N, S, D) -> queries (N, H, S, E), keys and values (N, G, S, E)."""
+        projected, shape = self.qkv(self.norm(states)), self.shape
+        if shape.kv_inner == shape.inner:
+            queries, keys, values = split_heads(projected, parts=3, heads=shape.heads, read_once=True)
+            return queries, keys, values
+        own, shared = projected.split([shape.inner, 2 * shape.kv_inner], -1)
+        (queries,) = split_heads(own, parts=1, heads=shape.heads)
+        keys, values = split_heads(shared, parts=2, heads=shape.kv_heads)
         return queries, keys, values
 
     def close(self, states: Tensor, attended: Tensor) -> Tensor:
@@ -80,11 +111,17 @@ class SelfAttention(nn.Module):
         change: Tensor = self.dropout(self.out(merge_heads(attended)))
         return states + change
 
-    def forward(self, states: Tensor, bias: Tensor) -> Tensor:
-        """(N, S, D) -> (N, S, D); bias: broadcastable to (N, H, S, S)."""
+    def forward(self, states: Tensor, bias: Tensor | None) -> Tensor:
+        """(N, S, D) -> (N, S, D); bias: broadcastable to (N, H, S, S), or None."""
+        return self.extend(states, bias, None).states
+
+    def extend(self, states: Tensor, bias: Tensor | None, past: KeyValues | None) -> Extended:
+        """New positions (M, t, D) after those of `past`; bias: broadcastable to (M, H, t, P + t), or None."""
         queries, keys, values = self.project(states)
+        cache = KeyValues(keys, values) if past is None else past.then(keys, values)
         dropout = self.shape.dropout if self.training else 0.0
-        return self.close(states, attend(queries, keys, values, bias=bias, dropout=dropout))
+        attended = attend_grouped(queries, cache.keys, cache.values, bias=bias, dropout=dropout)
+        return Extended(self.close(states, attended), cache)
 
 
 class CrossAttention(nn.Module):
@@ -101,10 +138,10 @@ class CrossAttention(nn.Module):
         nn.init.normal_(self.out.weight, std=shape.inner**-0.5)
 
     def forward(self, states: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """states (N, Q, D), keys and values (N, H, S, E), bias (N, 1, 1, S) or None -> (N, Q, D)."""
+        """states (N, Q, D), keys and values (N, G, S, E), bias (N, 1, 1, S) or None -> (N, Q, D)."""
         (queries,) = split_heads(self.query(self.norm(states)), parts=1, heads=self.shape.heads)
         dropout = self.shape.dropout if self.training else 0.0
-        attended = attend(queries, keys, values, bias=bias, dropout=dropout)
+        attended = attend_grouped(queries, keys, values, bias=bias, dropout=dropout)
         change: Tensor = self.dropout(self.out(merge_heads(attended)))
         return states + change
 
@@ -135,8 +172,8 @@ class EncoderBlock(nn.Module):
         self.attention = SelfAttention(shape)
         self.feed_forward = FeedForward(shape)
 
-    def forward(self, states: Tensor, bias: Tensor) -> Tensor:
-        """(N, S, D) -> (N, S, D); bias: broadcastable to (N, H, S, S)."""
+    def forward(self, states: Tensor, bias: Tensor | None) -> Tensor:
+        """(N, S, D) -> (N, S, D); bias: broadcastable to (N, H, S, S), or None."""
         changed: Tensor = self.feed_forward(self.attention(states, bias))
         return changed
 
@@ -144,11 +181,12 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """Self-attention, attention to the encoder, feed-forward."""
 
-    def __init__(self, shape: BlockShape) -> None:
+    def __init__(self, shape: BlockShape, *, network: nn.Module | None = None) -> None:
+        """network: (..., D) -> (..., D) with its own shortcut, in place of `FeedForward`."""
         super().__init__()
         self.attention = SelfAttention(shape)
         self.cross = CrossAttention(shape)
-        self.feed_forward = FeedForward(shape)
+        self.feed_forward = FeedForward(shape) if network is None else network
 
     def forward(
         self, states: Tensor, bias: Tensor, memory: tuple[Tensor, Tensor], memory_bias: Tensor | None
@@ -160,3 +198,17 @@ class DecoderBlock(nn.Module):
         keys, values = memory
         changed: Tensor = self.feed_forward(self.cross(self.attention(states, bias), keys, values, memory_bias))
         return changed
+
+    def extend(self, states: Tensor, bias: Tensor, memory: Memory, past: KeyValues | None) -> Extended:
+        """New positions (M, t, D) of sequences, those of a row of the memory below each other, after those of `past`.
+
+        bias: broadcastable to (M, H, t, P + t).
+        """
+        own = self.attention.extend(states, bias, past)
+        read = self.cross(by_row(own.states, memory), memory.keys, memory.values, memory.bias)
+        return Extended(self.feed_forward(read).view_as(states), own.cache)
+
+
+def by_row(states: Tensor, memory: Memory) -> Tensor:
+    """(M, t, D) -> (N, M / N * t, D): what reads one row of the memory, side by side, so that no key is copied."""
+    return states.reshape(len(memory.keys), -1, states.shape[2])

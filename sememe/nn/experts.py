@@ -19,6 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sememe.nn.blocks import BlockShape
+from sememe.nn.dropout import Dropout
+from sememe.nn.norm import RmsNorm
+
 BALANCE_STEP = 0.001
 """What each bias moves by after a training forward; the rate of both papers."""
 
@@ -69,3 +73,27 @@ class ExpertMixture(nn.Module):
         """Make the experts with more positions than the mean less likely to be chosen, and the others more."""
         loads = loads.to(self.bias.dtype)
         self.bias += BALANCE_STEP * torch.sign(loads.mean() - loads)
+
+
+class ExpertFeedForward(nn.Module):
+    """T5's feed-forward (`sememe.nn.blocks`) with so many networks in place of one; added to the input."""
+
+    def __init__(self, shape: BlockShape, *, experts: int, per_token: int) -> None:
+        super().__init__()
+        self.norm = RmsNorm(shape.d_model)
+        networks = (_network(shape) for _ in range(experts))
+        self.mixture = ExpertMixture(networks, d_model=shape.d_model, per_token=per_token)
+        self.dropout = Dropout(shape.dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        change: Tensor = self.dropout(self.mixture(self.norm(states)))
+        return states + change
+
+
+def _network(shape: BlockShape) -> nn.Module:
+    wide = nn.Linear(shape.d_model, shape.ff, bias=False)
+    narrow = nn.Linear(shape.ff, shape.d_model, bias=False)
+    nn.init.normal_(wide.weight, std=shape.d_model**-0.5)
+    nn.init.normal_(narrow.weight, std=shape.ff**-0.5)
+    return nn.Sequential(wide, nn.ReLU(), Dropout(shape.dropout), narrow)

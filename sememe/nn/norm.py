@@ -63,5 +63,5 @@ class _RmsNormFunction(torch.autograd.Function):
         product = grads[0] * states
         pull = (product @ weight).unsqueeze(-1).mul_(inverse.pow(3)).div_(-width)
         grad_states = (grads[0] * weight).mul_(inverse).addcmul_(states, pull)
-        grad_weight = inverse.flatten() @ product.view(-1, width)
+        grad_weight = inverse.flatten() @ product.reshape(-1, width)
         return grad_states, grad_weight, None

@@ -13,6 +13,7 @@ from sememe.data import event_inputs as module
 from sememe.data.event_inputs import (
     HOUR_MS,
     NUM_GAPS,
+    POSITIVE,
     check_events,
     count_actions,
     count_gaps,
@@ -173,3 +174,20 @@ def test_what_a_model_does_not_read_is_not_taken_in_silence() -> None:
     refuse_unread(["gap"], read=("action", "gap"))
     with pytest.raises(ConfigError, match=r"events has \['gaps'\], which this model does not read"):
         refuse_unread({"gaps": []}, read=("gap",))
+
+
+def test_what_was_liked_or_followed_was_positive_and_what_is_unknown_is_neither() -> None:
+    flags = {"like": [1, 0, 0, -1, -1, 1], "follow": [0, 1, 0, 0, -1, -1]}
+    log = Interactions(
+        offsets=np.array([0, 4, 6]),
+        items=np.zeros(6, np.int32),
+        user_ids=pl.Series(range(2)),
+        item_ids=pl.Series(range(1)),
+        columns={name: np.array(values, np.int8) for name, values in flags.items()},
+    )
+    found = event_inputs(log, ("positive",), places=np.arange(6, dtype=np.int64))["positive"]
+    assert found.tolist() == [2, 2, 1, 1, 0, 2] and POSITIVE == 2
+    only = replace(log, columns={"like": log.columns["like"]})
+    assert user_event_inputs(only, ("positive",), user=0)["positive"].tolist() == [2, 1, 1, 0]
+    with pytest.raises(DataError, match="like and follow"):
+        check_events(replace(log, columns={}), ("positive",))
