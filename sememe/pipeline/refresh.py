@@ -38,7 +38,7 @@ from sememe.pipeline.live import embed_new, start_catalogue
 from sememe.pipeline.opened import Run
 from sememe.pipeline.prepare import EXTENDED_FILE, TOKENIZER_FILE, ItemSpace, World, make_split, open_items, open_world
 from sememe.pipeline.recipe import BatchPlan, BatchSource, Recipe
-from sememe.pipeline.refresh_log import Collected, GrownLog, grow_log
+from sememe.pipeline.refresh_log import Bookmark, Collected, GrownLog, grow_log, save_place
 from sememe.pipeline.run import Findings, judge_readings, write_findings
 from sememe.pipeline.stages import Say, StageStore, Workbench
 from sememe.pipeline.trained import Start, TrainedModel, is_neural, train_model
@@ -124,7 +124,7 @@ def refresh_run(older: Run, collected: Collected, *, out: Path, plan: RefreshPla
         log = grow_log(older.world, collected, unknown_items=not embeds)
         for what, count in log.counts.items():
             say(f"  {what}: {count:,}")
-        world = _world(stages, older, log, plan)
+        world = _world(stages, older, log, plan, collected=collected)
         _refuse_nothing(older, world, plan)
         items = _items(stages, older, log, world=world, collected=collected)
         seed = recipe.seeds[0]
@@ -195,7 +195,7 @@ def _trained_on(older: Run, plan: RefreshPlan) -> Recipe:
     return replace(recipe, train=train, batches=OfRecentUsers(recipe.batches, _newest(older), plan.replay))
 
 
-def _world(stages: StageStore, older: Run, log: GrownLog, plan: RefreshPlan) -> World:
+def _world(stages: StageStore, older: Run, log: GrownLog, plan: RefreshPlan, *, collected: Collected) -> World:
     def make(bench: Workbench) -> dict[str, Any]:
         save_interactions(bench.target, log.interactions)
         save_catalog(bench.target, log.catalog)
@@ -209,12 +209,14 @@ def _world(stages: StageStore, older: Run, log: GrownLog, plan: RefreshPlan) -> 
             "dropped": [],
             "notes": [f"{what}: {count:,}" for what, count in log.counts.items()],
             "mapping": older.world.data.meta["result"].get("mapping", {}),
+            # In the artifact that holds the events: there is no moment at which one is there without the other.
+            **save_place(bench.target, collected.bookmark, log.waiting),
         }
 
     data = stages.get(
         "data",
         settings={"refresh": "grown"},
-        inputs={"older": older.world.data.content_hash, "collected": _hash(log)},
+        inputs={"older": older.world.data.content_hash, "collected": _hash(log, collected.bookmark)},
         make=make,
     )
     recipe = older.recipe
@@ -227,9 +229,9 @@ def _world(stages: StageStore, older: Run, log: GrownLog, plan: RefreshPlan) -> 
     return open_world(data, split)
 
 
-def _hash(log: GrownLog) -> str:
-    """Of all that was taken."""
-    digest = hashlib.sha256()
+def _hash(log: GrownLog, bookmark: Bookmark) -> str:
+    """Of all that was taken, of what waits, and of how far the store was read."""
+    digest = hashlib.sha256(f"{bookmark} {log.waiting.write_json()}".encode())
     for values in (log.interactions.offsets, log.interactions.items, log.interactions.timestamps):
         digest.update(np.ascontiguousarray(values).tobytes())
     for ids in (log.interactions.user_ids, log.interactions.item_ids):

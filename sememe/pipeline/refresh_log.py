@@ -3,17 +3,22 @@
 Users and items that come stand behind those that were there, so that the rows of a trained model go on meaning what
 they meant.
 
+A run that was made so keeps beside its data how far the store was read, and the events that could not be taken yet: the
+next one goes on from there.
+
 Shape legend: U users, I items, E events, n events that come.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from sememe.core.artifact import Manifest
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import Catalog, Int32Array, Int64Array, Interactions
 from sememe.data.store import load_vocabularies
@@ -28,6 +33,17 @@ EVENT_COLUMNS = {
     "event_type": pl.String(),
     "value": pl.Float64(),
 }
+WAITING_FILE = "waiting.parquet"
+
+
+@dataclass(frozen=True)
+class Bookmark:
+    """How far the events of a store were read."""
+
+    cursor: int = 0
+    """Of the last event that was read; 0 before the first."""
+    event: str = ""
+    """A hash of that event: by its cursor alone, another store's would be taken for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +54,10 @@ class Collected:
     """`EVENT_COLUMNS`, in the order of arrival."""
     items: pl.DataFrame
     """The columns of the run's catalogue, and `vector` where vectors were brought: items that the run does not know."""
+    bookmark: Bookmark = Bookmark()
+    """Of the last event that came."""
+    too_early: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EVENT_COLUMNS))
+    """`EVENT_COLUMNS`: what cannot be taken yet, since its time is still to come."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +66,8 @@ class GrownLog:
 
     interactions: Interactions
     catalog: Catalog
+    waiting: pl.DataFrame
+    """`EVENT_COLUMNS`: what may be taken later, when its time has come or its item is known."""
     counts: Mapping[str, int]
     """What was taken and what was left out, in words."""
 
@@ -76,10 +98,13 @@ def grow_log(world: World, collected: Collected, *, unknown_items: bool) -> Grow
         }
     )
     known = found.filter((pl.col("user") != UNKNOWN_ID) & (pl.col("item") != UNKNOWN_ID))
+    of_unknown_items = found.filter((pl.col("user") != UNKNOWN_ID) & (pl.col("item") == UNKNOWN_ID))
+    waiting = items.those_that_may_come(collected.events[of_unknown_items["place"]])
     fresh = known.join(_held(log), on=["user", "item", "time"], how="anti").sort("user", "time", "place")
     counts = {
         "events that came": collected.events.height,
-        "of items that cannot be known": found.height - known.height,
+        "that wait for their item": waiting.height,
+        "of ids that the run cannot hold": found.height - known.height - waiting.height,
         "that the run has already": known.height - fresh.height,
         "taken": fresh.height,
         "new users": len(users.ids) - log.num_users,
@@ -89,8 +114,23 @@ def grow_log(world: World, collected: Collected, *, unknown_items: bool) -> Grow
     return GrownLog(
         interactions=_joined(log, fresh, user_ids=users.ids, item_ids=items.ids, columns=columns),
         catalog=_grown_catalog(world.catalog, items.ids, collected.items),
+        waiting=pl.concat([waiting, collected.too_early]),
         counts=counts,
     )
+
+
+def save_place(folder: Path, bookmark: Bookmark, waiting: pl.DataFrame) -> dict[str, Any]:
+    """Write to a stage of data what the next refresh goes on from; gives what the stage is to say of it."""
+    waiting.write_parquet(folder / WAITING_FILE)
+    return {"bookmark": asdict(bookmark)}
+
+
+def read_place(data: Manifest) -> tuple[Bookmark, pl.DataFrame]:
+    """How far the data of a run has read its store, and the events that wait; the beginning, where it has read none."""
+    told = data.meta["result"].get("bookmark")
+    if told is None:
+        return Bookmark(), pl.DataFrame(schema=EVENT_COLUMNS)
+    return Bookmark(**told), pl.read_parquet(data.path / WAITING_FILE, glob=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +155,12 @@ class _Index:
 
     def find(self, texts: pl.Series) -> Int64Array:
         return self.lookup.find(texts.to_list())
+
+    def those_that_may_come(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Those of `events` whose items could be put one day: their ids are of the kind that all others are."""
+        return events.filter(
+            pl.col("item_id").is_in([text for text in events["item_id"].unique() if self._is_id(text)])
+        )
 
     def _is_id(self, text: str) -> bool:
         """Where all ids are whole numbers, text is none."""

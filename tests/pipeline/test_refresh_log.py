@@ -54,9 +54,12 @@ def test_what_comes_stands_behind_what_was_there() -> None:
     assert log.columns["session"].tolist() == [0, 0, -1, 1, -1, -1, -1]
     assert made.catalog.frame["title"].to_list() == ["ten", "twenty", "thirty", None]
     assert made.counts["taken"] == 4 and made.counts["that the run has already"] == 1
-    assert made.counts["of items that cannot be known"] == 2 and made.counts["new items"] == 2
-    fewer = grown(LOG, ("7", "40", 9, None, None), unknown_items=False)
+    assert made.counts["of ids that the run cannot hold"] == 2 and made.counts["new items"] == 2
+    # An item of which nothing is known yet may be put later, but not under an id that no item can have.
+    rows = (("7", "40", 9, None, None), ("7", "no number", 9, None, None), ("nobody", "40", 9, None, None))
+    fewer = grown(LOG, *rows, unknown_items=False)
     assert fewer.interactions.item_ids.to_list() == [10, 20, 30] and fewer.counts["taken"] == 0
+    assert fewer.waiting["item_id"].to_list() == ["40"] and made.waiting.is_empty()
     with pytest.raises(ConfigError, match="no times"):
         grown(replace(LOG, timestamps=None), ("7", "10", 9, None, None))
 

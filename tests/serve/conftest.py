@@ -1,6 +1,7 @@
 """A small world, a tiny generator trained on it, and servers of it that a test may change as it likes."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,10 +29,12 @@ from sememe.recipes import popularity
 from sememe.serve.app import create_app
 from sememe.serve.keys import KeyRing
 from sememe.serve.metrics import Metrics
+from sememe.serve.models import ModelFolder
 from sememe.serve.served import Served
 from sememe.serve.service import ModelSource, Service
 from sememe.serve.settings import Batching, ServeSettings
 from sememe.serve.stores.open import open_store
+from sememe.serve.stores.protocol import Store
 from sememe.sid.collisions import CollisionToken
 from sememe.sid.rqkmeans import ResidualKMeans
 from sememe.train.plan import TrainPlan
@@ -131,3 +134,28 @@ def server(serve: Serve) -> Server:
 def quiet_environment() -> dict[str, str]:
     """Of child processes: one thread each."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+
+
+@pytest.fixture
+def folder(served_run: Path, tmp_path: Path) -> ModelFolder:
+    """A copy of the run, for a test to refresh."""
+    # A server that another test starts on the run keeps its files in it.
+    shutil.copytree(served_run, tmp_path / "run", ignore=shutil.ignore_patterns("serve", "models"))
+    (tmp_path / "run" / "serve").mkdir()
+    return ModelFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def counting_run(served_run: Path, tmp_path: Path) -> ModelFolder:
+    """A run of the same data that is refreshed in a second."""
+    path = run_recipe(popularity(), data=served_run.parent / "data", out=tmp_path / "counting", say=lambda _: None)
+    (path / "serve").mkdir()
+    return ModelFolder(path)
+
+
+@pytest.fixture
+def store(folder: ModelFolder) -> Iterator[Store]:
+    """Of the server of `folder`."""
+    opened = open_store(f"sqlite:///{folder.path / 'serve' / 'store.sqlite'}")
+    yield opened
+    opened.close()

@@ -1,8 +1,6 @@
 """The next day's model: trained on by what was collected, judged by the newest day, active only if it is better."""
 
 import json
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -11,36 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refreshed import DAY_MS, SETTINGS, first_day, halves, send
 
 from sememe.cli.main import app
-from sememe.pipeline.opened import Run, open_run
-from sememe.pipeline.run import run_recipe
-from sememe.recipes import popularity
+from sememe.core.artifact import only_writer
+from sememe.core.errors import SememeError
+from sememe.pipeline.opened import open_run
 from sememe.serve.models import ORIGINAL, ModelFolder
+from sememe.serve.refreshing import collect
 from sememe.serve.served import Served
 from sememe.serve.service import ModelSource
 from sememe.serve.settings import Histories, ServeSettings
 from sememe.serve.stores.open import open_store
 from sememe.serve.stores.protocol import ItemRow, Store, StoredEvent
 
-DAY_MS = 86_400_000
 COMMAND = (sys.executable, "-c", "from sememe.cli.main import main; main()")
-SETTINGS = ("epochs=12", "lr=8.0", "least_users=30")
-
-
-@pytest.fixture
-def folder(served_run: Path, tmp_path: Path) -> ModelFolder:
-    # A server that another test starts on the run keeps its files in it.
-    shutil.copytree(served_run, tmp_path / "run", ignore=shutil.ignore_patterns("serve", "models"))
-    (tmp_path / "run" / "serve").mkdir()
-    return ModelFolder(tmp_path / "run")
-
-
-@pytest.fixture
-def store(folder: ModelFolder) -> Any:
-    opened = open_store(f"sqlite:///{folder.path / 'serve' / 'store.sqlite'}")
-    yield opened
-    opened.close()
 
 
 def refresh(folder: ModelFolder, *words: str, settings: Sequence[str] = SETTINGS) -> int:
@@ -49,34 +32,6 @@ def refresh(folder: ModelFolder, *words: str, settings: Sequence[str] = SETTINGS
     with pytest.raises(SystemExit) as stopped:
         app(["refresh", str(folder.path), *given, *words])
     return int(stopped.value.code or 0)
-
-
-def first_day(run: Run) -> int:
-    times = run.world.interactions.timestamps
-    assert times is not None
-    return int(times.max()) + DAY_MS
-
-
-def send(store: Store, run: Run, days: Sequence[Sequence[str]]) -> None:
-    """Every user takes two items a day of those that are in fashion then, none twice, the first ones more often."""
-    random, start = np.random.default_rng(0), first_day(run)
-    events = []
-    for user in run.world.interactions.user_ids.to_list():
-        taken: set[str] = set()
-        for day, fashion in enumerate(days):
-            open_items = [item for item in fashion if item not in taken]
-            weights = 1.0 / (1 + np.arange(len(open_items)))
-            for number, place in enumerate(random.choice(len(open_items), 2, replace=False, p=weights / weights.sum())):
-                item = open_items[int(place)]
-                taken.add(item)
-                moment = start + day * DAY_MS + number * 60_000 + int(random.integers(DAY_MS // 2))
-                events.append(StoredEvent(f"{user}-{day}-{number}", str(user), item, moment))
-    store.append(events)
-
-
-def halves(run: Run) -> tuple[list[str], list[str]]:
-    ids = [str(item) for item in np.random.default_rng(1).permutation(run.world.interactions.item_ids.to_list())]
-    return ids[: len(ids) // 2], ids[len(ids) // 2 :]
 
 
 def test_a_model_that_learned_the_new_fashion_takes_over(folder: ModelFolder, store: Store, serve: Any) -> None:
@@ -113,6 +68,9 @@ def test_a_model_that_learned_the_new_fashion_takes_over(folder: ModelFolder, st
     assert sources["store"] == 0 and sources["run"] == len(older.world.interactions.history(0)) + 8
     # Nothing happened since: there is nothing to do.
     assert refresh(folder) == 3
+    # What was not known, and what was still to come, is not forgotten.
+    found = collect(newer, store, now_ms=0)
+    assert found.events.is_empty() and sorted(found.too_early["item_id"]) == sorted(["never heard of", liked[0]])
 
 
 def test_a_model_that_learned_what_did_not_last_is_refused(folder: ModelFolder, store: Store) -> None:
@@ -126,13 +84,10 @@ def test_a_model_that_learned_what_did_not_last_is_refused(folder: ModelFolder, 
     assert not gate["passed"] and gate["difference"] < 0
 
 
-def test_counting_rows_are_counted_anew(served_run: Path, tmp_path: Path) -> None:
-    path = run_recipe(popularity(), data=served_run.parent / "data", out=tmp_path / "popular", say=lambda _: None)
-    older = open_run(path)
+def test_counting_rows_are_counted_anew(counting_run: ModelFolder) -> None:
+    models, older = counting_run, open_run(counting_run.path)
     liked, _ = halves(older)
-    models = ModelFolder(path)
-    (path / "serve").mkdir()
-    store = open_store(f"sqlite:///{path / 'serve' / 'store.sqlite'}")
+    store = open_store(f"sqlite:///{models.path / 'serve' / 'store.sqlite'}")
     send(store, older, [liked] * 4)
     store.close()
     assert refresh(models, settings=("least_users=30",)) == 0
@@ -147,22 +102,42 @@ def test_too_little_changes_nothing(folder: ModelFolder, store: Store) -> None:
     assert folder.names() == [ORIGINAL] and folder.pointer().active == ORIGINAL
 
 
-def test_a_killed_refresh_leaves_the_active_model_and_goes_on(
-    folder: ModelFolder, store: Store, quiet_environment: dict[str, str]
-) -> None:
-    older = open_run(folder.path)
-    liked, _ = halves(older)
+def test_a_refresh_reads_on_from_where_its_model_stopped(counting_run: ModelFolder, tmp_path: Path) -> None:
+    folder, older, settings = counting_run, open_run(counting_run.path), ("least_users=30",)
+    store = open_store(f"sqlite:///{folder.path / 'serve' / 'store.sqlite'}")
+    liked, others = halves(older)
     send(store, older, [liked] * 4)
-    given = [word for setting in SETTINGS for word in ("--set", setting)]
-    child = subprocess.Popen(
-        [*COMMAND, "refresh", str(folder.path), *given], stdout=subprocess.PIPE, text=True, env=quiet_environment
-    )
-    assert child.stdout is not None
-    for line in child.stdout:
-        if line.startswith("model-tiny"):
-            break
-    child.kill()
-    child.wait()
-    assert folder.pointer().active == ORIGINAL
-    assert open_run(folder.path).recommend(history=[older.world.interactions.item_ids[0]]).height == 10
-    assert refresh(folder) == 0 and folder.pointer().previous == ORIGINAL
+    now = time.time_ns() // 1_000_000
+    ahead = StoredEvent("ahead", "u00", liked[0], now + 10 * DAY_MS)
+    store.append([ahead])
+    # What a refused model has read is read again.
+    assert refresh(folder, "--dry-run", settings=settings) == 0
+    assert collect(older, store, now_ms=now).events.height == len(store.since(0, limit=10_000)) - 1
+    assert refresh(folder, settings=settings) == 0
+    newer = open_run(folder.path_of(folder.pointer().active))
+    found = collect(newer, store, now_ms=now)
+    assert found.events.is_empty() and found.too_early.height == 1
+    assert refresh(folder, settings=settings) == 3
+    # An event that comes late is read, though the model has seen newer ones; the one from the future, in its time.
+    store.append([StoredEvent("late", "u01", others[0], first_day(older))])
+    found = collect(newer, store, now_ms=ahead.timestamp)
+    assert [row[:3] for row in found.events.rows()] == [
+        ("u00", liked[0], ahead.timestamp),
+        ("u01", others[0], first_day(older)),
+    ]
+    assert found.bookmark.cursor == store.since(0, limit=10_000)[-1].cursor
+    # Where the last event that was read is gone, with its user or the whole store, nothing is passed over.
+    for emptied in (store, open_store(f"sqlite:///{tmp_path / 'other.sqlite'}")):
+        emptied.delete_user("u00")
+        emptied.append([StoredEvent(f"again-{number}", "u02", others[1], number) for number in range(2000)])
+        found = collect(newer, emptied, now_ms=now)
+        assert found.events.height == len(emptied.since(0, limit=10_000)) and found.too_early.height == 1
+        emptied.close()
+
+
+def test_two_refreshes_of_a_folder_do_not_undo_each_other(folder: ModelFolder) -> None:
+    half_made = folder.place / "refreshed-20260101T000000-7"
+    half_made.mkdir(parents=True)
+    with only_writer(folder.place), pytest.raises(SememeError, match="another process"):
+        app(["refresh", str(folder.path)])
+    assert half_made.is_dir()
