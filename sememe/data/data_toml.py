@@ -27,6 +27,8 @@ class DataToml:
     time_unit: str | None = None
     time_format: str | None = None
     history_separator: str | None = None
+    simulated: bool = False
+    """Whether the events never happened; whatever is made from such data says so."""
 
 
 def read_data_toml(directory: Path) -> DataToml:
@@ -49,6 +51,7 @@ def read_data_toml(directory: Path) -> DataToml:
         time_unit=_text(content.get("time_unit"), key="time_unit", path=path),
         time_format=_text(content.get("time_format"), key="time_format", path=path),
         history_separator=_text(content.get("history_separator"), key="history_separator", path=path),
+        simulated=_truth(content.get("simulated", False), key="simulated", path=path),
     )
 
 
@@ -58,6 +61,8 @@ def render_data_toml(settings: DataToml) -> str:
     for key in ("time_unit", "time_format", "history_separator"):
         if getattr(settings, key) is not None:
             lines.append(f"{key} = {_quote(getattr(settings, key))}")
+    if settings.simulated:
+        lines.append("simulated = true")
     lines.append("[columns]")
     lines += [f"{canonical} = {_quote(own)}" for canonical, own in settings.columns.items()]
     return "\n".join(lines) + "\n"
@@ -76,6 +81,12 @@ def _text(value: object, *, key: str, path: Path) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise DataError(f"{path}: {key} is {value!r}", fix="give a text in quotes")
+
+
+def _truth(value: object, *, key: str, path: Path) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise DataError(f"{path}: {key} is {value!r}", fix="write true or false, without quotes")
 
 
 def _names(value: object, *, key: str, path: Path) -> tuple[str, ...]:

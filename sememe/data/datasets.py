@@ -18,6 +18,7 @@ import polars as pl
 
 from sememe.core.errors import DataError, did_you_mean
 from sememe.core.schema import Interactions
+from sememe.data.feedback_files import make_simulated
 from sememe.data.fetch_ml100k import fetch_ml100k
 from sememe.data.ranges import count_items
 
@@ -42,7 +43,8 @@ class DatasetSpec:
     items: int | None = None
     """Items that occur in at least one event; a catalogue may hold more."""
     events: int | None = None
-    """None where the set holds no log of events, so that no recipe can be trained on it."""
+    """None where the set holds no log of events, so that no recipe can be trained on it, or one that is drawn on this
+    machine and may differ between machines."""
     note: str = ""
     fetch: Callable[[Path], tuple[str, ...]] | None = field(default=None, compare=False)
 
@@ -134,6 +136,14 @@ _SPECS = (
             "items_women.parquet": 46,
         },
         note="impressions with propensities, for off-policy evaluation",
+    ),
+    DatasetSpec(
+        name="simulated",
+        origin="drawn by sememe.data.feedback_simulator with seed 0",
+        licence="none: nothing of it ever happened",
+        files={"items.parquet": 320},
+        note="watch time, likes, follows, dislikes, exits and propensities; the best lists are known",
+        fetch=make_simulated,
     ),
     DatasetSpec(
         name="search_cellphones",

@@ -16,7 +16,8 @@ item, sigma(m) = stay + stay_watched m, and m_s the appeal at place s after the 
 
     V(m) = sum over s of (A m_s - B) * product of sigma(m_r) over r < s
 
-The best list of k items takes, k times, the item that now has the greatest appeal.  Proof, for appeals as a vector:
+The best list of at most k items takes, up to k times, the item that now has the greatest appeal, and ends where an item
+would be worth less than 0.  Proof, for appeals as a vector:
 
 1. Exchanging neighbours a < b raises V by a multiple of (b - a) (A (1 - stay) - stay_watched B) >= 0, as A >= B and
    stay + stay_watched <= 1.  So V of a list is at most V of its appeals in descending order.
@@ -27,8 +28,8 @@ The best list of k items takes, k times, the item that now has the greatest appe
 4. On descending appeals of at least B / A, moving appeal from a place (b) to the one before it (a) does not lower V:
    the derivative is a multiple of (1 - t) (A (1 - stay) - stay_watched B) or more, with
    t = stay_watched (a - b) / (1 - sigma(b)) <= 1.
-5. If the last greedy item is worth 0 or more, 2 holds after the raise as well, and a straight path from there to the
-   greedy list consists of such moves and of rises.  `optimal_lists` checks that it is.
+5. Raise the greedy list's appeals to B / A as well, which does not change V, since items worth 0 end it.  Then 2 still
+   holds, and a straight path from any raised list to the raised greedy one consists of such moves and of rises.
 
 Shape legend: U users, I items, C topics, N lists, S places.
 """
@@ -199,32 +200,23 @@ class FeedbackWorld:
         return np.concatenate(found) if found else np.zeros(0)
 
     def optimal_lists(self, users: npt.ArrayLike, k: int) -> Int32Array:
-        """(N, k) the lists of greatest expected value, by the greedy rule that the module proves.
-
-        Raises:
-            ConfigError: there are not k items, or not k that are worth showing, so that the proof says nothing.
-        """
+        """(N, k) the lists of at most k items with the greatest expected value, by the greedy rule that the module
+        proves; PAD after the last item that is worth showing."""
         rows = np.asarray(users)
         parts = range(0, len(rows), CHUNK_ROWS)
         return np.concatenate([self._optimal(rows[at : at + CHUNK_ROWS], k) for at in parts])
 
     def _optimal(self, rows: npt.NDArray[Any], k: int) -> Int32Array:
         appeals, row = self.appeals(rows), np.arange(len(rows))
-        lists: Int32Array = np.empty((len(rows), min(k, self.num_items)), np.int32)
-        least = np.full(len(rows), np.inf)
-        for place in range(lists.shape[1]):
+        lists: Int32Array = np.full((len(rows), k), PAD, np.int32)
+        for place in range(min(k, self.num_items)):
             best = appeals.argmax(axis=1)
-            lists[:, place], least = best, appeals[row, best]
+            # Appeals fall from place to place: where one is too small, all after it are.
+            worth = self.rules.gain * appeals[row, best] >= self.rules.loss
+            lists[:, place] = np.where(worth, best, PAD)
             appeals *= np.where(self.topics == self.topics[best][:, None], self.rules.boredom, 1.0)
             # Below every appeal, 0 as well, so that nothing is taken twice.
             appeals[row, best] = -1.0
-        worthless = least * self.rules.gain < self.rules.loss
-        if k > self.num_items or bool(worthless.any()):
-            raise ConfigError(
-                f"the best lists of {k} items are not known: {int(worthless.sum())} of {len(rows)} users have fewer "
-                f"items that are worth showing (of {self.num_items})",
-                fix="ask for shorter lists, or make a world with more items",
-            )
         return lists
 
     def react(self, users: npt.ArrayLike, lists: Int32Array, *, random: np.random.Generator) -> Reaction:

@@ -77,10 +77,14 @@ class Tables:
 
         The paths of the files do not count, their names and contents do.
         """
+        settings = asdict(self.settings)
+        # Said only where it is so: the hash of what happened is what it was before anything could be simulated.
+        if not settings["simulated"]:
+            del settings["simulated"]
         reading = {
             "events": _table_hash(self.raw.events),
             "items": _table_hash(self.raw.items) if self.raw.items else None,
-            "settings": asdict(self.settings),
+            "settings": settings,
             "mapping": dict(self.mapping),
             "item_mapping": dict(self.item_mapping),
             "order": asdict(self.order),
@@ -105,6 +109,7 @@ class Tables:
                 time_unit=self.settings.time_unit,
                 time_format=self.settings.time_format,
                 history_separator=self.settings.history_separator,
+                simulated=self.settings.simulated,
             )
         )
 

@@ -261,9 +261,10 @@ def protocol_line(metrics: Mapping[str, Any]) -> str:
     cold = protocol["counts"].get("test_cold_targets", 0)
     withheld = protocol["counts"].get("withheld_items", 0)
     decode = "; ".join(f"{model}: {how}" for model, how in protocol["decode"].items())
+    simulated = "SIMULATED data; " if protocol.get("simulated") else ""
     return (
-        f"split {protocol['name']}, full catalogue, item level, ties averaged; {cold} test targets never occur in "
-        f"training; {f'{withheld} items withheld from training; ' if withheld else ''}{decode}"
+        f"{simulated}split {protocol['name']}, full catalogue, item level, ties averaged; {cold} test targets never "
+        f"occur in training; {f'{withheld} items withheld from training; ' if withheld else ''}{decode}"
     )
 
 

@@ -44,6 +44,11 @@ class World:
     data: Manifest
     split_manifest: Manifest
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the data is made up."""
+        return bool(self.data.meta["result"].get("simulated", False))
+
     def train_counts(self) -> Int64Array:
         """(I,) training events of each item."""
         return np.bincount(self.split.train().items, minlength=self.catalog.num_items)
@@ -210,7 +215,9 @@ def _make_data(bench: Workbench, tables: Tables, plan: DataPlan, *, resolved: Re
     save_interactions(bench.target, interactions)
     save_catalog(bench.target, catalog)
     save_vocabularies(bench.target, indexed.vocabularies)
-    return {
+    # Only where it is so: what is said of other data stays as it was.
+    label = {"simulated": True} if tables.settings.simulated else {}
+    return label | {
         "dataset": resolved.spec.name if resolved.spec else None,
         "users": interactions.num_users,
         "items": interactions.num_items,
@@ -315,6 +322,7 @@ def _describe_split(protocol: Mapping[str, Any]) -> str:
 
 def _describe(result: Mapping[str, Any]) -> str:
     lines = [f"  {result['users']:,} users, {result['items']:,} items, {result['events']:,} events; {result['order']}"]
+    lines += ["  SIMULATED: none of this ever happened"] if result.get("simulated") else []
     lines += [f"  left out: {drop['count']:,} {drop['reason']}" for drop in result["dropped"]]
     lines += [f"  note: {note}" for note in result["notes"]]
     return "\n".join(lines)

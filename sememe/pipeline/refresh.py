@@ -209,6 +209,7 @@ def _world(stages: StageStore, older: Run, log: GrownLog, plan: RefreshPlan, *, 
             "dropped": [],
             "notes": [f"{what}: {count:,}" for what, count in log.counts.items()],
             "mapping": older.world.data.meta["result"].get("mapping", {}),
+            **({"simulated": True} if older.world.simulated else {}),
             # In the artifact that holds the events: there is no moment at which one is there without the other.
             **save_place(bench.target, collected.bookmark, log.waiting),
         }

@@ -72,12 +72,15 @@ def write_findings(out: Path, recipe: Recipe, world: World, found: "Findings", *
     facts: what else run.json says, for the reader.
     """
     protocol = {"catalogue": "full", "level": "item", "ties": "averaged", "decode": found.decode()}
-    metrics = {"protocol": {**world.split.protocol, **protocol}, **found.metrics(recipe)}
+    # Said only where it is so.
+    label = {"simulated": True} if world.simulated else {}
+    metrics = {"protocol": {**world.split.protocol, **protocol, **label}, **found.metrics(recipe)}
     write_file(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     description = {
         "recipe": to_tree(recipe),
         "recipe_hash": tree_hash(recipe),
         **facts,
+        **label,
         "stages": {"data": world.data.path.name, "split": world.split_manifest.path.name},
         "models": found.models,
     }

@@ -156,7 +156,7 @@ def _about(
         "row": row,
         "seeds": list(run.recipe.seeds),
         # A path tells more of a machine than of the data.
-        "data": Path(description["data"]).name,
+        "data": Path(description["data"]).name + (" (SIMULATED)" if run.world.simulated else ""),
         "created": newest["created"],
         "packages": newest["packages"],
         "users": interactions.num_users,
