@@ -4,17 +4,18 @@ Whoever changes something writes it to the store first, and takes it from there 
 of changes, and what was acknowledged comes back after a restart.
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sememe.core.errors import ConfigError, DataError, SememeError
+from sememe.core.errors import ConfigError, DataError, NothingToEmbedError, SememeError
 from sememe.core.schema import FloatArray
 from sememe.pipeline.engine import NO_TREE
 from sememe.pipeline.lookup import UNKNOWN_ID
-from sememe.serve.item_fields import Fields, catalogue_rows, check_growable, embed_rows, unread_fields
+from sememe.serve.item_fields import Fields, catalogue_rows, check_growable, embed_known, embed_rows, unread_fields
 from sememe.serve.living import needs_vector, offered_items, take_in
 from sememe.serve.metrics import Metrics
 from sememe.serve.rule_file import IN_STOCK
@@ -26,6 +27,8 @@ from sememe.serve.wire_catalogue import ItemsAnswer, RemoveItemsAnswer, StockAns
 PAGE = 1000
 TOGETHER = 256
 """So many new items at most are taken in at once."""
+WARMING = 16
+"""Items of the run that an encoder is warmed with; some may have no text."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class CatalogueKeeper:
         self._version = 0
         # Two changes of what answers at once would lose one; embedding takes its time, and must not hold up the rest.
         self._turn, self._embedding = threading.RLock(), threading.Lock()
+        self._warming = threading.Lock()
 
     @property
     def waiting(self) -> int:
@@ -135,6 +139,16 @@ class CatalogueKeeper:
         if embed:
             while self._take_waiting():
                 pass
+
+    def warm(self) -> None:
+        """Load what new items are embedded with, which takes seconds, before one of them needs it.
+
+        Raises MissingExtraError where the text encoder is not installed, ConfigError where it cannot be had.
+        """
+        living = self._current.served.living
+        if living.growable:
+            with self._warming, contextlib.suppress(NothingToEmbedError):  # it reads brought vectors, and loads nothing
+                embed_known(living.run, living.row, count=WARMING)
 
     def swap(self, served: Served) -> None:
         """Have another model answer from now on, with all that the store says of items in force.
@@ -241,6 +255,8 @@ class CatalogueKeeper:
 
     def _embed(self, served: Served, fields: Mapping[str, Fields]) -> dict[str, FloatArray]:
         """Vectors of items, those of the last call kept: who puts an item needs its vector twice."""
+        with self._warming:  # waits while the encoder is being loaded, so that it is not loaded twice
+            pass
         kept = {
             item_id: vector
             for item_id, (said, vector) in self._embedded.items()

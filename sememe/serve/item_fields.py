@@ -13,6 +13,7 @@ from sememe.core.errors import ConfigError, DataError, SememeError
 from sememe.core.schema import FloatArray
 from sememe.pipeline.live import embed_new
 from sememe.pipeline.opened import Run
+from sememe.pipeline.recipe import Recipe
 
 Fields = Mapping[str, Any]
 VECTOR = "vector"
@@ -48,12 +49,11 @@ def embed_rows(run: Run, row: str, item_ids: Sequence[str], fields: Sequence[Fie
         ConfigError: the recipe can embed no new items.
         DataError: of an item nothing is said that the embedder reads.
     """
-    members = {member.name: member for member in (run.recipe, *run.recipe.baselines)}
     frame = catalogue_rows(run, item_ids, fields)
     brought = brought_vectors(run, fields)
     if brought is not None:
         frame = frame.with_columns(brought)
-    vectors = embed_new(members[row.partition(":")[0]], run.world, run.items, frame)
+    vectors = embed_new(_member(run, row), run.world, run.items, frame)
     empty = np.flatnonzero(~vectors.any(axis=1))
     if len(empty):
         raise DataError(
@@ -61,6 +61,20 @@ def embed_rows(run: Run, row: str, item_ids: Sequence[str], fields: Sequence[Fie
             fix=f"give it one of the fields that the run's catalogue has: {_readable(run)}",
         )
     return vectors
+
+
+def embed_known(run: Run, row: str, *, count: int) -> FloatArray:
+    """float32 (count or fewer, dim) what `embed_rows` would make of the first items of the run: loads all it needs.
+
+    Raises as `embed_rows`, and NothingToEmbedError where of none of them anything is said.
+    """
+    return embed_new(_member(run, row), run.world, run.items, run.world.catalog.frame.head(count))
+
+
+def _member(run: Run, row: str) -> Recipe:
+    """The recipe of a row of the run."""
+    members = {member.name: member for member in (run.recipe, *run.recipe.baselines)}
+    return members[row.partition(":")[0]]
 
 
 def _readable(run: Run) -> str:

@@ -115,8 +115,9 @@ class Service:
         return self._parts.current.served
 
     async def start(self) -> None:
-        """Begin to follow what other replicas change."""
-        self._watches = [asyncio.create_task(self._follow_catalogue()), asyncio.create_task(self._follow_models())]
+        """Begin to follow what other replicas change, and to load what new items will need."""
+        watches = (self._warm(), self._follow_catalogue(), self._follow_models())
+        self._watches = [asyncio.create_task(watch) for watch in watches]
 
     async def stop(self) -> None:
         """Finish what is under way, and give back threads and connections."""
@@ -327,6 +328,11 @@ class Service:
     async def _open(self, call: Callable[[], Result]) -> Result:
         """What `call` returns or raises, in the thread that opens models."""
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._opening, call))
+
+    async def _warm(self) -> None:
+        """Load the text encoder, so that the first item that is put need not wait for it."""
+        with _logged("the encoder of new items"):
+            await self._calls.run(self._parts.catalogue.warm)
 
     async def _follow_catalogue(self) -> None:
         """Look again and again for what other replicas changed in the catalogue."""

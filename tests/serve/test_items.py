@@ -1,7 +1,9 @@
 """Items that come, change and go: in lists within a second, at every replica, and after a restart."""
 
+import threading
 import time
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 from serving import Server
 
+from sememe.core.errors import MissingExtraError
+from sememe.core.schema import Catalog, FloatArray, Interactions
 from sememe.pipeline.engine import Engine
-from sememe.pipeline.recipe import FittedReranker
+from sememe.pipeline.recipe import Embedder, FittedReranker
 from sememe.serve.rule_file import read_rules
 from sememe.serve.served import Served
 from sememe.serve.settings import Histories, ServeSettings
@@ -197,3 +201,55 @@ def test_generators_that_cannot_grow_lose_items_and_say_what_waits(
     server.http.put("/v1/stock", json={"stock": {ids[1]: True}})
     assert server.http.get("/v1/model").json()["items_waiting"] == 1
     assert "new" not in follows(server, user_id=user)
+
+
+@dataclass(frozen=True)
+class SlowEmbedder:
+    """Reads titles once it is loaded, which takes as long as a test wants."""
+
+    loading: threading.Event
+    loaded: threading.Event
+    asked: list[int]
+
+    def embed(self, catalog: Catalog, train: Interactions, *, seed: int) -> FloatArray:
+        del train, seed
+        self.asked.append(catalog.num_items)
+        self.loading.set()
+        assert self.loaded.wait(20)
+        return np.ones((catalog.num_items, 16), np.float32)
+
+
+def test_the_encoder_is_loaded_while_the_server_answers(serve: Any, fresh: Served) -> None:
+    embedder = SlowEmbedder(threading.Event(), threading.Event(), [])
+    run = fresh.living.run
+    run = replace(run, recipe=replace(run.recipe, embed=cast(Embedder, embedder)))
+    server: Server = serve(replace(fresh, living=replace(fresh.living, run=run)))
+    assert embedder.loading.wait(20)
+    assert server.http.get("/v1/ready").status_code == 200 and len(server.listed()) == 10
+    assert server.send("ann", server.ids()[0])["accepted"] == 1
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(put, server, {"item_id": "new", "fields": {"title": "New"}})
+        time.sleep(0.1)
+        # It waits for what is being loaded, and does not load it once more.
+        assert not asked.done() and embedder.asked == [16]
+        embedder.loaded.set()
+        assert asked.result(timeout=20)["new_items"] == 1
+    assert embedder.asked == [16, 1]
+
+
+def test_a_server_without_the_encoder_answers_and_says_so(
+    serve: Any, fresh: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Missing:
+        def embed(self, *_: Any, **__: Any) -> Any:
+            raise MissingExtraError("sentence-transformers", extra="text", purpose="TextEmbedder")
+
+    run = fresh.living.run
+    run = replace(run, recipe=replace(run.recipe, embed=cast(Embedder, Missing())))
+    server: Server = serve(replace(fresh, living=replace(fresh.living, run=run)))
+    assert len(server.listed()) == 10
+    deadline = time.monotonic() + 20
+    while "sentence-transformers" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "sentence-transformers" in put(server, {"item_id": "new", "fields": {"title": "New"}}, status=409)["detail"]
