@@ -7,6 +7,8 @@ it and v the model's value of the target policy for the row, and sums over the p
     SNIPS  sum of w r / sum of w           Swaminathan and Joachims 2015
     DR     mean v + w (r - q)              Dudik et al. 2011
     SNDR   mean v + sum of w (r - q) / sum of w
+    by steps   mean sum of u v + w (r - q), u the weight of the items above the place: DR for lists that users read from
+               the top (Jiang and Li 2016; Kiyohara et al. 2022)
 
 IPS and DR have no bias whatever the model is, SNIPS and SNDR one that vanishes with 1 / N, if: propensities are those
 that were used; the logging policy can show all that the target policy shows (`check_support`); rows are independent of
@@ -21,6 +23,10 @@ A list of K places weighs each reward by what it may depend on (`depends`; Li et
     "list"    the whole list: the product of all ratios.  Nothing assumed, and the variance grows exponentially with K.
     "prefix"  the item and those above it: the product down to its place (reward-interaction IPS; a cascading user).
     "place"   the item and its place alone: one ratio (independent IPS).
+
+Users who look from the top down and may get bored or leave at any item need "prefix": what they do with an item
+depends on what stood above, not on what would have come.  "place" is then biased, and "list" right but wider.  Where a
+user leaves, the list ends: what was not looked at has no say in any reward, and its ratio of 1 keeps weights short.
 
 Ratios are of the probability of an item at its place given the items above it; for "place" of the probability at its
 place whatever stands above, which is the same only where the policy fills places independently.  Where a list is
@@ -57,6 +63,12 @@ class Weights:
     """(N, K) of the reward at each place; (N, 1) where all rewards of a row share one."""
     clipped: float
     """Share of them that were cut."""
+    depends: str = "place"
+
+    def above(self) -> Float64Array:
+        """(N, K) weight of the items above each place; of "prefix"."""
+        assert self.depends == "prefix", "a model by steps belongs to weights by prefix"
+        return np.concatenate([np.ones((len(self.values), 1)), self.values[:, :-1]], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +78,11 @@ class RewardModel:
     predicted: npt.ArrayLike
     """Of what was logged; for "prefix" and "list" it may look at the items above, and at the whole list."""
     value: npt.ArrayLike
-    """Its mean under the target policy, given the row: over actions, or over lists drawn from that policy."""
+    """Its mean under the target policy, given the row: over actions, or over lists drawn from that policy; by steps:
+    over the items that the target policy may show at the place, given those above that were logged."""
+    by_steps: bool = False
+    """Whether a place's numbers say what it and all below it bring, given that the user got there and what was above
+    (0 where the list had ended); for weights by "prefix".  No list but the logged ones need then be thought of."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +195,9 @@ def doubly_robust(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> Estimate:
-    """The model's value corrected by weighted residuals; self_normalised: SNDR.  Other arguments like `ips`."""
+    """The model's value corrected by weighted residuals; self_normalised: SNDR, not by steps.  Other arguments like
+    `ips`."""
+    assert not (self_normalised and model.by_steps), "by steps, the model's values are weighted too: not normalised"
     terms = _Terms.of(rewards, weights, model=model)
     return _estimate(terms, weights, normalised=self_normalised, seed=seed, resamples=resamples, level=level)
 
@@ -202,7 +220,8 @@ class _Terms:
         if model is None:
             return cls(np.zeros(len(values)), values * got, values)
         predicted = _by_place(model.predicted, values, name="predicted rewards")
-        offset = _by_place(model.value, values, name="predicted values").sum(axis=1)
+        value = _by_place(model.value, values, name="predicted values")
+        offset = (weights.above() * value if model.by_steps else value).sum(axis=1)
         return cls(offset, values * (got - predicted), values)
 
     def columns(self, *, normalised: bool) -> Float64Array:
@@ -293,9 +312,9 @@ def _weights(
             fix="log with a policy that explores, or, for lists, assume less interaction (depends='prefix' or 'place')",
         )
     if clip is None:
-        return Weights(ratios, 0.0)
+        return Weights(ratios, 0.0, depends)
     assert clip > 0, "weights are clipped at a number above 0"
-    return Weights(np.minimum(ratios, clip), float((ratios > clip).mean()))
+    return Weights(np.minimum(ratios, clip), float((ratios > clip).mean()), depends)
 
 
 def _check_probabilities(values: Float64Array, *, positive: bool, name: str) -> None:
