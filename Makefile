@@ -12,6 +12,11 @@ STAMP := $(VENV)/.ready
 LOCK := requirements/lock.txt
 # What `make test` and `make demo` need beyond the core.
 EXTRAS := text als report tensorboard serve redis postgres dev
+# What a machine that only serves needs: the part of the lock that the image is made of.
+SERVER_LOCK := requirements/server.txt
+SERVER_EXTRAS := text serve redis postgres
+# Empty: the package is copied into the environment, which then needs this directory no more.
+EDITABLE := --editable
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 WORKERS ?= 2
@@ -39,15 +44,15 @@ $(STAMP): $(LOCK) requirements/torch.txt pyproject.toml setup.py $(wildcard seme
 	fi
 	@touch $(UNFINISHED) && rm -f $@
 	@echo "installing the locked packages (the first time downloads about 500 MB)"
-	@test -x $(UV) || { \
+	@test -x $(UV) || ! grep -q '^uv==' $(LOCK) || { \
 		awk '/^[a-z]/ {wanted = /^uv==/} wanted' $(LOCK) >$(VENV)/uv.txt && \
 		$(PIP_INSTALL) --no-deps --require-hashes --only-binary :all: -r $(VENV)/uv.txt; } || true
 	@# A uv that reaches no package index may stand beside a pip that is set up for one.
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(LOCK) || \
+	@test -x $(UV) && $(UV) pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $(LOCK) || \
 		$(PIP_INSTALL) --no-deps --require-hashes -r $(LOCK)
 	@# torch comes from pip whatever else is there: pip's own settings may say where a CPU build lies.
 	@$(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") -r requirements/torch.txt
-	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@$(PIP_INSTALL) --no-deps --no-build-isolation $(EDITABLE) .
 	@rm -f $(UNFINISHED)
 	@$(PIP) check || { echo "pyproject.toml and $(LOCK) disagree: make lock" >&2; exit 1; }
 	@touch $@
@@ -68,11 +73,15 @@ format: $(STAMP)  ## put the code in its standard form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock:  ## write requirements/lock.txt anew from pyproject.toml
+lock:  ## write the locks in requirements/ anew from pyproject.toml
 	@test -x $(UV) || { echo "make lock needs uv: make setup, or pip install uv" >&2; exit 1; }
 	$(UV) pip compile pyproject.toml $(EXTRAS:%=--extra %) --constraints requirements/torch.txt --output-file $(LOCK) \
 		--universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 		--no-annotate --no-header --no-emit-index-url --quiet $(LOCKFLAGS)
+	$(UV) pip compile pyproject.toml $(SERVER_EXTRAS:%=--extra %) --constraints requirements/torch.txt \
+		--constraints $(LOCK) --output-file $(SERVER_LOCK) \
+		--universal --python-version 3.11 --generate-hashes --no-emit-package torch \
+		--no-annotate --no-header --no-emit-index-url --quiet
 
 clean:  ## remove the environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -39,6 +39,24 @@ def test_the_lock_holds_what_the_project_asks_for() -> None:
     assert missing([], "a==1\nb==2 \\\n    --hash=sha256:00\n") == ["a has no hash"]
 
 
+def entries(text: str) -> dict[str, str]:
+    """Version and conditions of each locked package, as the file has them, -> its hashes."""
+    return {f"{name}=={version}": rest for name, version, rest in REQUIREMENT.findall(text)}
+
+
+def test_the_lock_of_the_image_is_a_part_of_the_lock() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = re.search(r"^SERVER_EXTRAS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert extras is not None
+    needs = [*project["dependencies"]]
+    needs += [need for extra in extras[1].split() for need in project["optional-dependencies"][extra]]
+    lock, part = ((ROOT / "requirements" / name).read_text() for name in ("lock.txt", "server.txt"))
+    found = missing(needs, part)
+    assert not found, told(found)
+    assert set(entries(part)) <= set(entries(lock)), "make lock"
+    assert 20 < len(locked(part)) < len(locked(lock)) and not {"pytest", "ruff", "playwright", "uv"} & set(locked(part))
+
+
 def test_torch_has_one_version() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     (metadata,) = tool["uv"]["dependency-metadata"]
