@@ -20,7 +20,7 @@ import polars as pl
 import torch
 
 from sememe.core.errors import ConfigError, DataError, did_you_mean
-from sememe.core.schema import PAD, Int32Array, Ranked
+from sememe.core.schema import PAD, Int32Array, Int64Array, Ranked
 from sememe.data.event_inputs import UNKNOWN, user_event_inputs
 from sememe.decode.beam import BeamSearch
 from sememe.decode.item_set import ItemSet
@@ -60,6 +60,11 @@ class Request:
     """Items to leave out, beside those of the history."""
     repeat_seen: bool = False
     """Whether items of the history may come back."""
+
+    @property
+    def names(self) -> list[Id]:
+        """All item ids in it."""
+        return [*self.history, *self.exclude]
 
 
 @dataclass(frozen=True)
@@ -196,11 +201,9 @@ class Engine:
         rules, and of what other threads work in."""
         answerer = self._serving.answerer
         model, trie = answerer.recommender.model, answerer.recommender.trie
-        model_bytes = _model_bytes(model)
-        if answerer.search is not None:
-            # The compiled search reads the tree's own arrays.
-            return model_bytes + answerer.search.nbytes + answerer.cache.nbytes
-        return model_bytes + (0 if trie is None else trie.nbytes) + answerer.cache.nbytes
+        # The compiled search reads the tree's own arrays.
+        searched = trie if answerer.search is None else answerer.search
+        return _model_bytes(model) + (0 if searched is None else searched.nbytes) + answerer.cache.nbytes
 
     def recommend(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer per request, in order.
@@ -210,7 +213,8 @@ class Engine:
             ConfigError: a rule that there is not.
         """
         serving = self._serving
-        resolved = [resolve(serving, request) for request in requests]
+        found = serving.items.find_each([request.names for request in requests])
+        resolved = [resolve(serving, one, found=rows) for one, rows in zip(requests, found, strict=True)]
         asked = [one.asked for one in resolved]
         answers: dict[int, Answer] = {}
         for rows in serving.answerer.groups(asked):
@@ -330,12 +334,12 @@ def _model_bytes(model: Any) -> int:
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
-def resolve(serving: Serving, request: Request) -> Resolved:
-    """`request` in the indices of what `serving` answers with.  Raises as `Engine.recommend` does."""
+def resolve(serving: Serving, request: Request, *, found: Int64Array | None = None) -> Resolved:
+    """`request` in indices; found: those of its `names`, where they are known.  Raises as `Engine.recommend` does."""
     if request.k < 1:
         raise DataError(f"k is {request.k}, and at least 1 item must be asked for", fix="give k >= 1")
-    names = [*request.history, *request.exclude]
-    found = serving.items.find(names).astype(np.int32)
+    names = request.names
+    found = (serving.items.find(names) if found is None else found).astype(np.int32)
     given, excluded = found[: len(request.history)], found[len(request.history) :]
     history, excluded = given[given != UNKNOWN_ID], excluded[excluded != UNKNOWN_ID]
     user, events = PAD, None
@@ -345,9 +349,7 @@ def resolve(serving: Serving, request: Request) -> Resolved:
         history = np.concatenate([serving.run.world.interactions.history(user), history]).astype(np.int32)
     if len(history) == 0:
         raise DataError("the history holds no item that the run knows", fix="give the id of an item of the run")
-    left_out = [excluded] if request.repeat_seen else [history, excluded]
-    if len(serving.gone):
-        left_out.append(serving.gone)
+    left_out = [serving.gone, excluded] if request.repeat_seen else [serving.gone, history, excluded]
     asked = Asked(
         history=history,
         leave_out=np.concatenate(left_out),

@@ -36,13 +36,19 @@ class Lookup:
         Ids that are all whole numbers are kept as numbers, whatever the file called them: 12 and "12" are the same.
         """
         keys = self._keys
-        if keys.dtype.kind == "i" and all(type(value) is int and LEAST <= value <= MOST for value in wanted):
-            return self._rows(np.array(wanted, np.int64))
+        whole = _all_whole(wanted) if keys.dtype.kind == "i" else None
+        if whole is not None:
+            return self._rows(whole)
         asked = [_plain(value) for value in wanted]
         values = _numbers(asked) if keys.dtype.kind == "i" else _octets(asked, width=keys.dtype.itemsize)
         known = np.array([value is not None for value in values], np.bool_)
         searched = np.array([keys[0] if value is None else value for value in values], keys.dtype)
         return np.where(known, self._rows(searched), UNKNOWN_ID)
+
+    def find_each(self, wanted: Sequence[Sequence[Id]]) -> list[Int64Array]:
+        """What `find` gives for each of `wanted`, by one search: most of a short one's time goes before the looking."""
+        found = self.find([value for one in wanted for value in one])
+        return np.split(found, np.cumsum([len(one) for one in wanted])[:-1]) if wanted else []
 
     def names(self, indices: npt.NDArray[np.integer[Any]]) -> list[Id]:
         """The id of each of `indices` (m,), all at least 0."""
@@ -79,6 +85,18 @@ def _places(keys: npt.NDArray[Any], searched: npt.NDArray[Any]) -> Int64Array:
     places: Int64Array = np.searchsorted(keys, searched).astype(np.int64, copy=False)
     inside = np.minimum(places, len(keys) - 1)
     return np.where(keys[inside] == searched, inside, UNKNOWN_ID)
+
+
+def _all_whole(wanted: Sequence[Id]) -> Int64Array | None:
+    """`wanted` as numbers where all are whole ones, or all are digits alone, as most are; None where one may not be."""
+    if all(type(value) is int and LEAST <= value <= MOST for value in wanted):
+        return np.array(wanted, np.int64)
+    try:
+        digits = "".join(wanted)  # type: ignore[arg-type]
+        return np.array([*map(int, wanted)], np.int64) if digits.isascii() and digits.isdigit() else None
+    except (TypeError, ValueError, OverflowError):
+        # A number beside text; an empty text; more than fits.
+        return None
 
 
 def _plain(value: Any) -> Id | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, TypeAdapter
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 from starlette.types import Scope as Connection
@@ -34,6 +35,15 @@ _log = logging.getLogger(__name__)
 
 Call = Callable[[Service, Any, str], Awaitable[BaseModel]]
 """(service, body or query, what the path names: a user or a model) -> answer"""
+
+
+class _Anything(PathConvertor):
+    """All the rest of a path, where Starlette's own stops at the end of a line."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("anything", _Anything())
 
 
 @dataclass(frozen=True)
@@ -241,8 +251,8 @@ def create_app(service: Service, keys: KeyRing) -> Gate:
     endpoints = {route: _endpoint(route, service, keys) for route in ROUTES}
     for route, endpoint in endpoints.items():
         app.add_api_route(
-            # A user's id may hold slashes.
-            route.path.replace("{user_id}", "{user_id:path}"),
+            # A user's id may hold slashes, and ends of lines.
+            route.path.replace("{user_id}", "{user_id:anything}"),
             _routed(endpoint),
             methods=[route.method],
             summary=route.summary,

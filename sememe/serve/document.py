@@ -55,7 +55,7 @@ def _may_answer(route: "Route", status: HTTPStatus) -> bool:
     if status == HTTPStatus.NOT_FOUND:
         return of_models and "{" in route.path
     if status == HTTPStatus.CONFLICT:
-        return of_models or route.body is not None
+        return of_models or route.body is not None or route.query is not None
     return route.body is not None or status not in OF_BODIES
 
 

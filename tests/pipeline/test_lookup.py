@@ -13,6 +13,10 @@ from sememe.pipeline.lookup import Lookup
         (pl.Series([3, 10, 20]), [10, "20", 3, 4, "x", 99, -1, True], [1, 2, 0, -1, -1, -1, -1, -1]),
         (pl.Series(["3", "a", "b"]), ["b", 3, "aa", "", "zz", False], [2, 0, -1, -1, -1, -1]),
         (pl.Series([7]), [], []),
+        (pl.Series([3, 10, 20]), ["10", "020", "3"], [1, 2, 0]),
+        (pl.Series([3, 10, 20]), ["10", ""], [1, -1]),
+        (pl.Series([3, 10, 20]), ["10", "\u0663"], [1, -1]),
+        (pl.Series([3, 10, 20]), ["10", str(10**30), "1" * 5000], [1, -1, -1]),
         (
             pl.Series([3, 10]),
             [np.int32(10), np.int64(3), np.uint8(4), 3.0, np.float32(10), None, b"3"],
@@ -59,3 +63,10 @@ def test_ids_that_came_later_are_found_behind_the_others(ids: pl.Series) -> None
     assert lookup.find(ids.to_list()).tolist() == [0, 1, 2, 3] and len(lookup) == 4
     assert lookup.find([*ids.to_list()[::-1], 4, "zz"]).tolist() == [3, 2, 1, 0, -1, -1]
     assert lookup.names(np.array([3, 0])) == [ids[3], ids[0]]
+
+
+@pytest.mark.parametrize("ids", [pl.Series([3, 10, 20]), pl.Series(["3", "a"])])
+def test_several_lists_are_found_as_each_alone(ids: pl.Series) -> None:
+    lookup, lists = Lookup(ids), [["3", "a"], [], [3], ["10", "x", ""]]
+    assert [found.tolist() for found in lookup.find_each(lists)] == [lookup.find(one).tolist() for one in lists]
+    assert lookup.find_each([]) == []

@@ -1,0 +1,122 @@
+"""A server as its users start it: a process of its own, held to one core, looked at from outside."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+COMMAND = (sys.executable, "-c", "from sememe.cli.main import main; main()")
+SERVER_CORE, CLIENT_CORE = 0, 1
+TICKS = os.sysconf("SC_CLK_TCK")
+PATIENCE = 120.0
+LISTENING = "listening on "
+
+
+@dataclass(frozen=True)
+class ProcessorTime:
+    """Seconds of the processor."""
+
+    loop: float
+    """Of the event loop, which speaks HTTP and JSON."""
+    workers: float
+    """Of all other threads: the store, the search, lists."""
+
+    def since(self, before: "ProcessorTime") -> "ProcessorTime":
+        """What was used in between."""
+        return ProcessorTime(self.loop - before.loop, self.workers - before.workers)
+
+
+@dataclass(frozen=True, eq=False)
+class ServerProcess:
+    """A running server."""
+
+    url: str
+    child: "subprocess.Popen[str]"
+    ready_seconds: float
+    """From the command to the first 200 of `GET /v1/ready`."""
+
+    def memory_mib(self) -> float:
+        """Resident now."""
+        return _status_kib(self.child.pid, "VmRSS") / 1024
+
+    def most_memory_mib(self) -> float:
+        """Resident at most, ever."""
+        return _status_kib(self.child.pid, "VmHWM") / 1024
+
+    def processor(self) -> ProcessorTime:
+        """What was used so far."""
+        loop = _seconds(Path(f"/proc/{self.child.pid}/task/{self.child.pid}/stat"))
+        return ProcessorTime(loop, _seconds(Path(f"/proc/{self.child.pid}/stat")) - loop)
+
+    def metrics(self, headers: Mapping[str, str] | None = None) -> dict[str, float]:
+        """All numbers of `GET /metrics`, by name with labels."""
+        response = httpx.get(f"{self.url}/metrics", headers=headers)
+        response.raise_for_status()
+        lines = response.text.splitlines()
+        pairs = [line.rpartition(" ") for line in lines if line and not line.startswith("#")]
+        return {name: float(value) for name, _, value in pairs}
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.child.kill()
+        self.child.wait()
+
+
+def start(path: Path, words: Sequence[str] = (), *, core: int | None = SERVER_CORE) -> ServerProcess:
+    """Start `sememe serve path words...`; core: None leaves the choice to the system.
+
+    Raises RuntimeError with what it said where it does not come up.
+    """
+    pinned = () if core is None else ("taskset", "-c", str(core))
+    began = time.perf_counter()
+    child = subprocess.Popen(
+        [*pinned, *COMMAND, "serve", str(path), "--port", "0", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert child.stdout is not None
+    said = []
+    for line in child.stdout:
+        said.append(line)
+        if line.startswith(LISTENING):
+            break
+    else:
+        child.wait()
+        raise RuntimeError("".join(said))
+    url = line.split()[-1]
+    with httpx.Client() as client:
+        while client.get(f"{url}/v1/ready").status_code != 200:
+            if time.perf_counter() - began > PATIENCE:
+                child.kill()
+                raise RuntimeError("the server is never ready")
+            time.sleep(0.01)
+    return ServerProcess(url, child, time.perf_counter() - began)
+
+
+@contextmanager
+def serving(path: Path, words: Sequence[str] = (), *, core: int | None = SERVER_CORE) -> Iterator[ServerProcess]:
+    """`start`, and an end whatever happens."""
+    server = start(path, words, core=core)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def _status_kib(pid: int, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise RuntimeError(f"the system does not tell {name}")
+
+
+def _seconds(stat: Path) -> float:
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
