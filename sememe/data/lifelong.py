@@ -42,15 +42,17 @@ def _split(vectors: FloatArray, events: Int64Array) -> list[Int64Array]:
         return [events]
     count = max(2, _cube_root(len(rows)))
     centers = rows[np.linspace(0, len(rows) - 1, count).astype(np.int64)]
-    for _ in range(ITERATIONS):
-        owner = _owners(rows, centers)
-        sizes = np.bincount(owner, minlength=count)
-        sums = np.zeros_like(centers)
-        np.add.at(sums, owner, rows)
-        # A centre without members stays where it is.
-        centers = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centers).astype(np.float32)
+    clusters = np.arange(count)
     owner = _owners(rows, centers)
-    parts = [events[owner == cluster] for cluster in np.unique(owner)]
+    for _ in range(ITERATIONS):
+        member = (owner == clusters[:, None]).astype(np.float32)
+        sizes = member.sum(1, keepdims=True)
+        # A centre without members stays where it is.
+        centers = np.where(sizes > 0, member @ rows / np.maximum(sizes, 1), centers)
+        before, owner = owner, _owners(rows, centers)
+        if np.array_equal(before, owner):
+            break
+    parts = [part for part in (events[owner == cluster] for cluster in clusters) if len(part)]
     if len(parts) > 1:
         return parts
     # Starts that were alike left one cluster of different vectors: the first against those that differ from it.

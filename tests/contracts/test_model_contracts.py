@@ -18,12 +18,16 @@ from sememe.decode.beam import BeamSearch
 from sememe.decode.exact import ExactCodes, ExactItems
 from sememe.decode.rescore import Rescored
 from sememe.decode.sample import Sampled
+from sememe.decode.sessions import SessionSearch
 from sememe.decode.trie import Trie
+from sememe.models.contexts import Pathways
 from sememe.models.counting import ItemKnn, Popularity, RepeatLast
 from sememe.models.depth import Depth
 from sememe.models.encdec import EncDec
 from sememe.models.frequency import BsaRec
 from sememe.models.itemwise import ItemWise
+from sememe.models.lazy import LazyDecoder
+from sememe.models.onerec import OneRec
 from sememe.models.sequential import ESasRec, SasRec
 from sememe.nn.trunk import Trunk
 from sememe.pipeline.recommend import Recommender
@@ -43,6 +47,11 @@ USERS = np.array([user if user % 4 else PAD for user in range(0, 60, 9)], np.int
 """Some are unknown to the model."""
 NETWORK = EncDec(layers=1, d_model=16, heads=2, head_dim=8, ff=32, user_buckets=8)
 ITEM_WISE = ItemWise(trunk=Trunk(layers=1, d_model=16, ff=32, max_history=MAX_HISTORY + 5), depth=Depth(hidden=16))
+SMALL = {"d_model": 16, "heads": 2, "head_dim": 8, "ff": 32, "user_buckets": 8}
+SESSION = OneRec(session=3, encoder_layers=1, decoder_layers=1, experts=3, **SMALL)
+PATHWAYS = Pathways(short=4, positive=6, lifelong=4, members=2, queries=3, query_blocks=1)
+MULTI_SCALE = replace(SESSION, context=PATHWAYS, session=1)
+LAZY = LazyDecoder(context=PATHWAYS, layers=2, groups=2, **SMALL)
 SIGNALS = (CoOccurrence(ItemKnn()), Likeness(embedder=0))
 
 
@@ -100,6 +109,18 @@ KINDS = {
     "encdec-tied-sampled": Kind(NETWORK, Sampled(level_temperatures=(0.5, 2.0)), TIED, finds_all=False),
     "encdec-exact": Kind(NETWORK, ExactCodes(chunk=100), WORLD.codes()),
     "encdec-tied-exact": Kind(NETWORK, ExactCodes(), TIED),
+    "onerec-session": Kind(SESSION, SessionSearch(width=5), WORLD.codes(), finds_all=False),
+    "onerec-tied-session": Kind(SESSION, SessionSearch(width=9), TIED, finds_all=False),
+    "onerec-joint-session": Kind(SESSION, SessionSearch(width=5, lists=4), WORLD.codes(), finds_all=False),
+    "onerec-beam": Kind(SESSION, BeamSearch(width=NUM_ITEMS), WORLD.codes()),
+    "onerec-exact": Kind(SESSION, ExactCodes(chunk=100), WORLD.codes()),
+    "pathways-beam": Kind(MULTI_SCALE, BeamSearch(width=NUM_ITEMS), WORLD.codes()),
+    "pathways-tied-beam": Kind(MULTI_SCALE, BeamSearch(width=9), TIED),
+    "pathways-tied-exact": Kind(MULTI_SCALE, ExactCodes(), TIED),
+    "lazy-beam": Kind(LAZY, BeamSearch(width=NUM_ITEMS), WORLD.codes()),
+    "lazy-narrow-beam": Kind(LAZY, BeamSearch(width=7), WORLD.codes(), finds_all=False),
+    "lazy-sampled": Kind(LAZY, Sampled(temperature=0.8, top_p=0.95), WORLD.codes(), finds_all=False),
+    "lazy-exact": Kind(LAZY, ExactCodes(chunk=100), WORLD.codes()),
     "itemwise-beam": Kind(ITEM_WISE, BeamSearch(width=NUM_ITEMS), WORLD.codes()),
     "itemwise-narrow-beam": Kind(ITEM_WISE, BeamSearch(width=7), WORLD.codes(), finds_all=False),
     "itemwise-tied-beam": Kind(ITEM_WISE, BeamSearch(width=9), TIED),
@@ -281,7 +302,9 @@ def test_a_shorter_list_is_the_head_of_a_longer_one(kind: Kind) -> None:
     np.testing.assert_array_equal(short.scores, long.scores[:, :3])
 
 
-@pytest.mark.parametrize("model", ["encdec", "encdec-tied", "itemwise", "itemwise-tied"])
+@pytest.mark.parametrize(
+    "model", ["encdec", "encdec-tied", "onerec", "pathways-tied", "lazy", "itemwise", "itemwise-tied"]
+)
 def test_a_full_beam_and_exact_scoring_agree(model: str) -> None:
     """The one battery test that compares two kinds: the search may only be faster, never different."""
     beam, exact = (KINDS[f"{model}-{decode}"].make() for decode in ("beam", "exact"))

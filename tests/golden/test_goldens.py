@@ -17,7 +17,18 @@ from sememe.data.simulator import PlantedWorld
 from sememe.embed.fuse import ProvidedVectors
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
-from sememe.recipes import bsarec, esasrec, item_knn, itemwise, popularity, repeat_last, sasrec, tiger
+from sememe.recipes import (
+    bsarec,
+    esasrec,
+    item_knn,
+    itemwise,
+    onerec,
+    onerec_v2,
+    popularity,
+    repeat_last,
+    sasrec,
+    tiger,
+)
 
 EXPECTED = Path(__file__).parent / "expected"
 RECIPES = {
@@ -26,6 +37,10 @@ RECIPES = {
     "item_knn": item_knn(),
     "itemwise_debug": itemwise("debug"),
     "itemwise": itemwise(),
+    "onerec_debug": onerec("debug"),
+    "onerec": onerec(),
+    "onerec_v2_debug": onerec_v2("debug"),
+    "onerec_v2": onerec_v2(),
     "popularity": popularity(),
     "repeat_last": repeat_last(),
     "sasrec": sasrec(),

@@ -14,14 +14,27 @@ from sememe.data.simulated_files import write_world
 from sememe.data.simulator import PlantedWorld
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.run import run_recipe
-from sememe.recipes import bsarec, esasrec, item_knn, itemwise, popularity, repeat_last, sasrec, tiger, tiger_collab
+from sememe.recipes import (
+    bsarec,
+    esasrec,
+    item_knn,
+    itemwise,
+    onerec,
+    onerec_v2,
+    popularity,
+    repeat_last,
+    sasrec,
+    tiger,
+    tiger_collab,
+)
 
 ITEM_IDS = (sasrec("debug"), bsarec("debug"), esasrec("debug"))
-GENERATORS = (tiger("debug"), tiger_collab("debug"), itemwise("debug"))
+GENERATORS = (tiger("debug"), tiger_collab("debug"), itemwise("debug"), onerec("debug"), onerec_v2("debug"))
 DEBUG = (popularity(), repeat_last(), item_knn(), *ITEM_IDS, *GENERATORS)
 SIZED = (
     *(sasrec("demo"), sasrec("full"), bsarec(), esasrec()),
     *(tiger("demo"), tiger("small"), tiger("paper"), itemwise("demo"), itemwise("full")),
+    *(onerec("small"), onerec("paper"), onerec_v2("small"), onerec_v2("paper")),
 )
 
 
