@@ -47,12 +47,9 @@ import numpy.typing as npt
 
 from sememe.core.errors import DataError
 from sememe.core.seeding import generator
-from sememe.metrics.significance import Interval
+from sememe.metrics.significance import Interval, resampled_means
 
 Float64Array = npt.NDArray[np.float64]
-
-CHUNK_NUMBERS = 2_000_000
-"""Numbers that the bootstrap holds at a time: bounds its memory at about 30 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +254,8 @@ def _estimate(
     value = float(_combine(columns.mean(axis=0, keepdims=True))[0])
     bootstrap = None
     if resamples:
-        drawn = _combine(_resampled_means(columns, seed=seed, resamples=resamples))
+        random = generator(seed, "off-policy", "bootstrap")
+        drawn = _combine(resampled_means(columns, random=random, resamples=resamples))
         low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
         bootstrap = Interval(value, float(low), float(high))
     values = weights.values
@@ -279,15 +277,6 @@ def _around(center: float, influence: Float64Array, *, level: float) -> Interval
     """The normal interval around `center` of a mean with that influence (N,)."""
     half = NormalDist().inv_cdf((1 + level) / 2) * float(influence.std(ddof=1)) / len(influence) ** 0.5
     return Interval(center, center - half, center + half)
-
-
-def _resampled_means(columns: Float64Array, *, seed: int, resamples: int) -> Float64Array:
-    """(R, C) means of the columns (N, C) over `resamples` draws of N rows with replacement."""
-    rows = len(columns)
-    random = generator(seed, "off-policy", "bootstrap")
-    step = max(1, CHUNK_NUMBERS // columns.size)
-    drawn = (random.integers(0, rows, size=(min(step, resamples - start), rows)) for start in range(0, resamples, step))
-    return np.concatenate([columns[chosen].mean(axis=1) for chosen in drawn])
 
 
 def _weights(

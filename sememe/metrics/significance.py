@@ -61,7 +61,7 @@ def bootstrap_means(
         level: confidence in (0, 1).
     """
     table = _table(metrics)
-    means = _resampled_means(table, seed=seed, resamples=resamples)
+    means = resampled_means(table, random=generator(seed, "bootstrap"), resamples=resamples)
     low, high = _bounds(means, level=level)
     whole = table.mean(axis=0)
     return {
@@ -91,7 +91,7 @@ def paired_differences(
     ours, theirs = _table({n: first[n] for n in shared}), _table({n: second[n] for n in shared})
     assert ours.shape == theirs.shape, "a paired comparison needs the same users on both sides"
     table = ours - theirs
-    means = _resampled_means(table, seed=seed, resamples=resamples)
+    means = resampled_means(table, random=generator(seed, "bootstrap"), resamples=resamples)
     low, high = _bounds(means, level=level)
     # The draw that was observed counts as one more resample, so that p is never 0.
     beyond = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0)) + 1
@@ -109,6 +109,22 @@ def paired_differences(
     }
 
 
+def resampled_means(table: Float64Array, *, random: np.random.Generator, resamples: int) -> Float64Array:
+    """(R, C) the column means of a table (N, C), over `resamples` draws of N rows with replacement."""
+    assert resamples >= 1, "at least one resample"
+    users = len(table)
+    step = max(1, CHUNK_DRAWS // users)
+    means = np.empty((resamples, table.shape[1]))
+    for start in range(0, resamples, step):
+        count = min(step, resamples - start)
+        drawn = random.integers(0, users, size=(count, users))
+        # How often each user was drawn turns the resampling into one matrix product for all metrics.
+        drawn += np.arange(count)[:, None] * users
+        weights = np.bincount(drawn.ravel(), minlength=count * users).reshape(count, users)
+        means[start : start + count] = weights @ table / users
+    return means
+
+
 def _verdict(low: float, high: float) -> Literal["first", "second", "neither"]:
     if low > 0:
         return "first"
@@ -122,23 +138,6 @@ def _table(metrics: Mapping[str, npt.ArrayLike]) -> Float64Array:
     assert table.ndim == 2 and len(table) > 0, "one value per user, at least one user"
     assert bool(np.isfinite(table).all()), "a value is not finite"
     return table
-
-
-def _resampled_means(table: Float64Array, *, seed: int, resamples: int) -> Float64Array:
-    """(R, C) the column means of `resamples` draws of N rows with replacement."""
-    assert resamples >= 1, "at least one resample"
-    users = len(table)
-    random = generator(seed, "bootstrap")
-    step = max(1, CHUNK_DRAWS // users)
-    means = np.empty((resamples, table.shape[1]))
-    for start in range(0, resamples, step):
-        count = min(step, resamples - start)
-        drawn = random.integers(0, users, size=(count, users))
-        # How often each user was drawn turns the resampling into one matrix product for all metrics.
-        drawn += np.arange(count)[:, None] * users
-        weights = np.bincount(drawn.ravel(), minlength=count * users).reshape(count, users)
-        means[start : start + count] = weights @ table / users
-    return means
 
 
 def _bounds(means: Float64Array, *, level: float) -> tuple[Float64Array, Float64Array]:
