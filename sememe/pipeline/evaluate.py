@@ -65,7 +65,7 @@ def judge(
     items = np.full((len(examples), depth), PAD, np.int32)
     scores = np.full((len(examples), depth), -np.inf, np.float32)
     per_row: dict[str, npt.NDArray[np.float64]] = {}
-    seen_targets = 0
+    seen_targets, source = 0, "evaluation"
     requests = request_batches(
         split.interactions,
         examples,
@@ -80,9 +80,8 @@ def judge(
         width = min(depth, ranked.items.shape[1])
         items[request.rows, :width], scores[request.rows, :width] = ranked.items[:, :width], ranked.scores[:, :width]
         seen_targets += _count_seen(request)
-    return Judged(
-        per_row=per_row, ranked=Ranked(items=items, scores=scores, source="evaluation"), seen_targets=seen_targets
-    )
+        source = ranked.source
+    return Judged(per_row=per_row, ranked=Ranked(items=items, scores=scores, source=source), seen_targets=seen_targets)
 
 
 def _rank_whole_ties(recommender: Recommender, request: EvalBatch, *, depth: int, mask_seen: bool) -> Ranked:

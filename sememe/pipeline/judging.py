@@ -9,6 +9,7 @@ import polars as pl
 
 from sememe.core.artifact import Manifest
 from sememe.core.config import to_tree
+from sememe.pipeline.calibration import calibration_rows
 from sememe.pipeline.evaluate import Label, SplitName, judge, metrics_row
 from sememe.pipeline.prepare import World
 from sememe.pipeline.recipe import Decoder, EvaluationPlan
@@ -16,6 +17,9 @@ from sememe.pipeline.recommend import Recommender
 from sememe.pipeline.slices import slice_rows
 from sememe.pipeline.stages import StageStore, Workbench
 from sememe.pipeline.trained import TrainedModel, stage_hashes
+
+CALIBRATION = "calibration.json"
+"""Of an evaluation; those that older versions made have none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,24 +65,26 @@ def evaluate_reading(
         f"evaluation-{reading.name.replace(':', '-')}",
         settings={"decode": reading.decode, "evaluation": judged_by, "seed": trained.seed},
         inputs={**reading.stages, **stage_hashes(world, trained.items)},
-        make=lambda bench: _make_evaluation(bench, reading, world, plan, seed=trained.seed),
+        make=lambda bench: _make_evaluation(bench, reading, world, plan, trained=trained),
     )
 
 
 def _make_evaluation(
-    bench: Workbench, reading: Reading, world: World, plan: EvaluationPlan, *, seed: int
+    bench: Workbench, reading: Reading, world: World, plan: EvaluationPlan, *, trained: TrainedModel
 ) -> dict[str, Any]:
-    rows, slices, frames = [], [], []
+    rows, slices, frames, calibration = [], [], [], []
     counts = world.train_counts()
     for name in reading.splits:
         examples = world.split.valid if name == "valid" else world.split.test
         for mask_seen in (False, True):
             judged = judge(reading.recommender, world.split, plan, examples=examples, mask_seen=mask_seen)
-            label = Label(model=reading.name, seed=seed, split=name, mask_seen=mask_seen)
+            label = Label(model=reading.name, seed=trained.seed, split=name, mask_seen=mask_seen)
             rows.append(metrics_row(judged, label, plan, train_counts=counts))
             slices += slice_rows(judged, label, plan, split=world.split, train_counts=counts)
+            calibration += calibration_rows(judged, label, split=world.split, codes=trained.items.codes)
             frames.append(judged.to_frame(label, users=examples.users))
     (bench.target / "rows.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
     (bench.target / "slices.json").write_text(json.dumps(slices, indent=2), encoding="utf-8")
+    (bench.target / CALIBRATION).write_text(json.dumps(calibration, indent=2), encoding="utf-8")
     pl.concat(frames).write_parquet(bench.target / "per_row.parquet", compression="zstd")
     return {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from sememe.pipeline.code_health import JudgedCodes
 from sememe.pipeline.evaluate import SplitName
-from sememe.pipeline.report_plots import depths, report_pictures, tested_means
+from sememe.pipeline.report_plots import calibrations, depths, report_pictures, tested_means
 from sememe.pipeline.run_report import ExampleItem, RunReport
 from sememe.pipeline.slices import WHAT_IS_COUNTED
 
@@ -47,6 +47,7 @@ def report_html(report: RunReport, judged: JudgedCodes | None, *, machine: Mappi
         _section("metrics", "Metrics", _metrics(report)),
         _section("comparisons", "Paired comparisons", _comparisons(report, metric=metric)),
         _section("slices", "Slices of the users", _slices(report)),
+        _section("calibration", "Calibration", _calibration(report, pictures)),
         _section("codes", "Semantic IDs", _codes(report, pictures)),
         _section("training", "Learning curves", _training(report, pictures)),
         _section("examples", "Example lists", _examples(report)),
@@ -181,6 +182,46 @@ def _slices(report: RunReport) -> str:
     return "".join(tables) or "<p>The run has no slices.</p>\n"
 
 
+def _calibration(report: RunReport, pictures: Mapping[str, str]) -> str:
+    lines = calibrations(report)
+    if not lines:
+        return "<p>No row of the run lists items with probabilities, or it was judged before they were kept.</p>\n"
+    told = (
+        "<p>How often an item of a list came next, beside the probability that the generator gave it; test part, seen "
+        "items left in. The error is the mean distance of the two, over bins with equally many listed items; in 19 of "
+        "20 draws by the probabilities themselves it stays below the number beside it.</p>\n"
+    )
+    rows = [
+        [
+            escape(str(line["model"])),
+            *(_number(line[name]) for name in ("seed", "users", "pairs")),
+            *(_probability(line[name]) for name in ("predicted", "observed", "error", "error_by_chance")),
+        ]
+        for line in lines
+    ]
+    head = ["model", "seed", "users", "listed items", "predicted", "came true", "error", "by chance"]
+    drawn = [
+        _figure(pictures[f"calibration-{place}"], f"{line['model']}, seed {line['seed']}, with 95 % intervals.")
+        + _bins(line)
+        for place, line in enumerate(lines)
+    ]
+    return f"{told}{_table('Probabilities of all listed items', head, rows)}{''.join(drawn)}"
+
+
+def _bins(line: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"{_probability(one['least'])} to {_probability(one['most'])}",
+            _number(one["pairs"]),
+            _probability(one["predicted"]),
+            f"{_probability(one['observed'])} <small>[{_probability(one['low'])}, {_probability(one['high'])}]</small>",
+        ]
+        for one in line["bins"]
+    ]
+    caption = f"Bins of {line['model']}, seed {line['seed']}"
+    return _table(caption, ["probability", "listed items", "predicted", "came true"], rows)
+
+
 def _codes(report: RunReport, pictures: Mapping[str, str]) -> str:
     codes = report.codes
     if codes is None:
@@ -288,6 +329,11 @@ def _metric(row: Mapping[str, Any], name: str) -> Cell:
 
 def _plain(row: Mapping[str, Any], name: str) -> Cell:
     return _number(row[name]) if name in row else "-"
+
+
+def _probability(value: float) -> Cell:
+    """In percent, small ones with as many digits as they need."""
+    return f'<data value="{value!r}">{100 * value:.3g} %</data>'
 
 
 def _number(value: float, *, sign: bool = False, percent: bool = False) -> Cell:

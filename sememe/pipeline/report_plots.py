@@ -3,7 +3,7 @@
 import importlib
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,8 @@ SECOND_COLOR = "#b4472e"
 
 
 def report_pictures(report: RunReport, judged: JudgedCodes | None, *, metric: str) -> dict[str, str]:
-    """Name -> inline SVG: "models", "curve-0" and so on, and those of the codes by the names of `code_drawings`.
+    """Name -> inline SVG: "models", "curve-0", "calibration-0" and so on, and those of the codes as `code_drawings`
+    names them.
 
     Args:
         report: of the run.
@@ -40,6 +41,9 @@ def report_pictures(report: RunReport, judged: JudgedCodes | None, *, metric: st
     for place, curve in enumerate(report.curves):
         name = f"curve-{place}"
         pictures[name] = _svg(name, partial(_draw_curve, curve=curve))
+    for place, line in enumerate(calibrations(report)):
+        name = f"calibration-{place}"
+        pictures[name] = _svg(name, partial(_draw_calibration, bins=line["bins"]))
     if judged is not None:
         for file, draw in code_drawings(judged.codes, judged.health).items():
             pictures[file.removesuffix(".png")] = _svg(file.removesuffix(".png"), draw)
@@ -88,6 +92,25 @@ def _draw_curve(axis: Any, *, curve: Curve) -> None:
         other.set_ylabel(f"validation {curve.monitor}", color=SECOND_COLOR)
         other.spines[["top"]].set_visible(False)
         axis.axvline(curve.best_step, color=CHANCE_COLOR, linestyle="--", linewidth=1)
+
+
+def calibrations(report: RunReport) -> list[dict[str, Any]]:
+    """One line per model and seed whose lists tell probabilities; runs that were judged by older versions have none."""
+    found: list[dict[str, Any]] = list(report.metrics.get("calibration", ()))
+    return found
+
+
+def _draw_calibration(axis: Any, *, bins: Sequence[Mapping[str, float]]) -> None:
+    """The share that came true over the probability that was told, both by their logarithms: most of them are small."""
+    highest = max(max(one["high"], one["most"]) for one in bins)
+    # Where nothing came true there is no logarithm; such a point lies on the lower edge, its interval above it.
+    least = min(value for one in bins for value in (one["predicted"], one["observed"] or one["high"]) if value > 0) / 2
+    axis.plot([least, highest], [least, highest], color=CHANCE_COLOR, linestyle="--", linewidth=1)
+    told, seen = ([max(one[name], least) for one in bins] for name in ("predicted", "observed"))
+    below = [value - max(one["low"], least) for value, one in zip(seen, bins, strict=True)]
+    above = [max(one["high"], least) - value for value, one in zip(seen, bins, strict=True)]
+    axis.errorbar(told, seen, yerr=[below, above], color=CODES_COLOR, marker="o", markersize=4, capsize=3, linewidth=1)
+    axis.set(xscale="log", yscale="log", xlabel="probability that was told", ylabel="share that came true")
 
 
 def _svg(name: str, draw: Callable[[Any], None], *, height: float | None = SIZE[1]) -> str:

@@ -1,7 +1,8 @@
 """A recipe and data to a run directory: every stage cached, every model of the recipe trained and judged.
 
 RUN/run.json        what was run on what, and which stage directories belong to it
-RUN/metrics.json    protocol, one row per model, seed, split and masking rule, the same on slices of the users
+RUN/metrics.json    protocol, one row per model, seed, split and masking rule, the same on slices of the users; whether
+                    probabilities come true
 RUN/stages/         the artifacts
 """
 
@@ -17,7 +18,7 @@ from sememe.core.artifact import Manifest, only_writer, write_file
 from sememe.core.config import to_tree, tree_hash
 from sememe.pipeline.checks import check_recipe
 from sememe.pipeline.evaluate import compare_models, seed_means
-from sememe.pipeline.judging import evaluate_reading, readings
+from sememe.pipeline.judging import CALIBRATION, evaluate_reading, readings
 from sememe.pipeline.prepare import World, prepare_items, prepare_world
 from sememe.pipeline.recipe import EvaluationPlan, Recipe, in_a_line
 from sememe.pipeline.stages import Say, StageStore
@@ -94,6 +95,7 @@ class Findings:
     models: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     slices: list[dict[str, Any]] = field(default_factory=list)
+    calibration: list[dict[str, Any]] = field(default_factory=list)
     per_row: list[pl.DataFrame] = field(default_factory=list)
     ways: dict[str, list[str]] = field(default_factory=dict)
     """Row name -> how its lists come about, more than one line where seeds differ in that."""
@@ -103,6 +105,8 @@ class Findings:
         for evaluation in judged.values():
             self.rows += json.loads((evaluation.path / "rows.json").read_text(encoding="utf-8"))
             self.slices += json.loads((evaluation.path / "slices.json").read_text(encoding="utf-8"))
+            told = evaluation.path / CALIBRATION
+            self.calibration += json.loads(told.read_text(encoding="utf-8")) if told.is_file() else []
             self.per_row.append(pl.read_parquet(evaluation.path / "per_row.parquet"))
         self.models.append(_entry(trained, judged))
         for name, how in _ways(trained).items():
@@ -120,6 +124,7 @@ class Findings:
             "rows": self.rows,
             "means": seed_means(per_row, resamples=resamples),
             "slices": self.slices,
+            "calibration": self.calibration,
             "comparisons": compare_models(per_row, main=recipe.name, resamples=resamples),
         }
 

@@ -102,6 +102,7 @@ class RunReport:
             "rows": self.metrics["rows"],
             "means": self.metrics.get("means", []),
             "slices": self.metrics.get("slices", []),
+            "calibration": self.metrics.get("calibration", []),
             "comparisons": self.metrics["comparisons"],
             "comparison_lines": comparison_lines(self.metrics),
             "codes": self.codes,

@@ -142,6 +142,8 @@ class ReportAnswer(Wire):
     means: list[dict[str, Any]]
     """The same over seeds."""
     slices: list[dict[str, Any]]
+    calibration: list[dict[str, Any]]
+    """Of each model and seed whose lists tell probabilities: those, and what came true, in bins."""
     comparisons: list[dict[str, Any]]
     comparison_lines: list[str]
     codes: dict[str, Any] | None = None

@@ -141,19 +141,34 @@ def test_its_numbers_are_those_of_the_run(text: str, trained: Path) -> None:
             assert {mean["ndcg@10"], mean["ndcg@10_low"], mean["ndcg@10_high"]} <= told
     compared = [entry for entry in metrics["comparisons"] if entry["metric"] == "ndcg@10"]
     assert compared and all({entry["difference"], entry["low"], entry["high"]} <= told for entry in compared)
+    for line in metrics["calibration"]:
+        assert {line["error"], line["error_by_chance"], line["observed"]} <= told
+        assert {value for one in line["bins"] for value in one.values()} <= told
+    assert [(line["model"], line["seed"]) for line in metrics["calibration"]] == [("tiny", 0), ("tiny", 1)]
     sliced = [row for row in metrics["slices"] if row["split"] == "test" and row["mask_seen"]]
     assert sliced and all({row["recall@10"], row["recall@10_low"]} <= told for row in sliced)
 
 
 def test_it_tells_all_that_a_report_should(text: str, trained: Path) -> None:
     page, words = Page(text), " ".join(Page(text).shown)
-    for name in ("summary", "metrics", "comparisons", "slices", "codes", "training", "examples", "protocol", "machine"):
+    for name in (
+        "summary",
+        "metrics",
+        "comparisons",
+        "slices",
+        "calibration",
+        "codes",
+        "training",
+        "examples",
+        "protocol",
+        "machine",
+    ):
         assert page.ids[name] == 1, name
     assert "tiny, seed 0: best step" in words and "tiny, seed 1: best step" in words
     assert "model.trunk.d_model = 16" in words and "leave_one_out" in words and "model-tiny" in words
-    # The two seeds, the models, and the pictures of the codes.
+    # The models, curves and probabilities of the two seeds, and the pictures of the codes.
     health = json.loads((trained / "codes" / "health.json").read_text())
-    drawn = 3 + 2 + sum("absent" not in health[name] for name in ("neighbours", "cooccurrence"))
+    drawn = 3 + 2 + 2 + sum("absent" not in health[name] for name in ("neighbours", "cooccurrence"))
     assert page.tags["svg"] == drawn
 
 

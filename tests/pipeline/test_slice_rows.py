@@ -71,7 +71,7 @@ def test_slice_rows_by_hand() -> None:
 
 def test_metrics_json_holds_slices_of_every_row(finished: Path) -> None:
     metrics = read_metrics(finished)
-    assert list(metrics) == ["protocol", "rows", "means", "slices", "comparisons"]
+    assert list(metrics) == ["protocol", "rows", "means", "slices", "calibration", "comparisons"]
     names = ("model", "seed", "split", "mask_seen")
     for row in metrics["rows"]:
         for by in ("popularity", "history"):

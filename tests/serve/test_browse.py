@@ -103,7 +103,7 @@ def test_a_model_without_a_tree_says_so(serve: Any, counting: Served) -> None:
 
 def test_the_report_has_the_numbers_of_the_run(server: Server, served_run: Path) -> None:
     told, metrics = look(server, "report"), json.loads((served_run / "metrics.json").read_text())
-    for name in ("rows", "means", "slices", "comparisons", "protocol"):
+    for name in ("rows", "means", "slices", "calibration", "comparisons", "protocol"):
         assert told[name] == metrics[name], name
     assert told["about"]["items"] == len(server.ids()) and told["codes"]["items"] == len(server.ids())
     (curve,) = told["curves"]

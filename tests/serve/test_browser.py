@@ -234,6 +234,9 @@ def test_a_user_is_read_and_the_report_and_the_server_are_shown(open_page: Open,
         if (row["model"], row["split"], row["mask_seen"]) == ("tiny", "test", True)
     )
     assert f"{row['ndcg@10']:.4f}" in page.inner_text("tr.own")
+    (line,) = serving.run.metrics["calibration"]
+    assert page.locator("[aria-label='Calibration of tiny, seed 0'] tbody tr").count() == len(line["bins"])
+    assert f"of {line['pairs']:,} listed items" in page.inner_text("section[aria-labelledby=calibration-title]")
     assert page.locator(".chart canvas").count() == 1
     page.get_by_role("link", name="Server").click()
     page.wait_for_selector("text=post /v1/recommend")

@@ -130,6 +130,28 @@ export interface ExampleItem {
   wanted: boolean;
 }
 
+export interface Bin {
+  pairs: number;
+  least: number;
+  most: number;
+  predicted: number;
+  observed: number;
+  low: number;
+  high: number;
+}
+
+export interface Calibration {
+  model: string;
+  seed: number;
+  users: number;
+  pairs: number;
+  predicted: number;
+  observed: number;
+  error: number;
+  error_by_chance: number;
+  bins: Bin[];
+}
+
 export interface Report {
   about: {
     recipe: string;
@@ -148,6 +170,7 @@ export interface Report {
   rows: Row[];
   means: Row[];
   slices: Row[];
+  calibration: Calibration[];
   comparisons: Row[];
   codes?: {
     items: number;

@@ -1,6 +1,6 @@
 // What the run measured: the same numbers as in `sememe report RUN`.
 import { useState } from "preact/hooks";
-import { api, type Curve, type ExampleItem, type Report, type Row } from "./api";
+import { api, type Calibration, type Curve, type ExampleItem, type Report, type Row } from "./api";
 import { Chart } from "./chart";
 import { useLoaded } from "./state";
 import { Bar, count, decimal, Scroll, share, signed, Trouble, Waiting } from "./words";
@@ -25,6 +25,7 @@ function Whole({ report }: { report: Report }) {
       <Metrics report={report} />
       <Comparisons report={report} />
       <Slices report={report} />
+      <Calibrations lines={report.calibration} />
       <CodesHealth report={report} />
       <section class="card" aria-labelledby="curves-title">
         <h2 id="curves-title">Learning curves</h2>
@@ -228,6 +229,79 @@ function Slices({ report }: { report: Report }) {
 
 function mean(values: number[]): string {
   return values.length ? decimal(values.reduce((sum, value) => sum + value, 0) / values.length) : "-";
+}
+
+const percent = (value: number): string => `${Number((100 * value).toPrecision(3))} %`;
+
+function Calibrations({ lines }: { lines: Calibration[] }) {
+  if (!lines.length) return null;
+  return (
+    <section class="card" aria-labelledby="calibration-title">
+      <h2 id="calibration-title">Do its probabilities come true?</h2>
+      <p class="quiet">
+        How often an item of a list came next, beside the probability that the generator gave it; test part, seen items left in, bins with
+        equally many listed items.
+      </p>
+      {lines.map((line) => (
+        <Bins key={`${line.model}-${line.seed}`} line={line} />
+      ))}
+    </section>
+  );
+}
+
+function Bins({ line }: { line: Calibration }) {
+  const name = `${line.model}, seed ${line.seed}`;
+  const most = Math.max(...line.bins.map((bin) => Math.max(bin.high, bin.predicted)), 1e-9);
+  return (
+    <>
+      <p>
+        {name}: {percent(line.predicted)} said, {percent(line.observed)} came true, of {count(line.pairs)} listed items; calibration error{" "}
+        {percent(line.error)}, by chance alone at most {percent(line.error_by_chance)}.
+      </p>
+      <Scroll label={`Calibration of ${name}`}>
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">probability</th>
+              <th scope="col">said, and what came true</th>
+              <th scope="col">said</th>
+              <th scope="col">came true, 95 % interval</th>
+              <th scope="col">listed items</th>
+            </tr>
+          </thead>
+          <tbody>
+            {line.bins.map((bin, place) => {
+              const [said, low, seen, high] = [bin.predicted, bin.low, bin.observed, bin.high].map((one) => (100 * one) / most) as [number, number, number, number];
+              return (
+                <tr key={place}>
+                  <th scope="row">
+                    {percent(bin.least)} to {percent(bin.most)}
+                  </th>
+                  <td>
+                    <svg class="interval" viewBox="-2 0 104 12" aria-hidden="true">
+                      <line x1="0" x2="100" y1="6" y2="6" class="interval-all" />
+                      <line x1={low} x2={high} y1="6" y2="6" class="interval-part" />
+                      <circle cx={seen} cy="6" r="3.4" />
+                      <line x1={said} x2={said} y1="0" y2="12" class="interval-said" />
+                    </svg>
+                  </td>
+                  <td>{percent(bin.predicted)}</td>
+                  <td>
+                    {percent(bin.observed)}
+                    <small>
+                      {" "}
+                      [{percent(bin.low)}, {percent(bin.high)}]
+                    </small>
+                  </td>
+                  <td>{count(bin.pairs)}</td>
+                </tr>
+              );
+            })}
+          </tbody>
+        </table>
+      </Scroll>
+    </>
+  );
 }
 
 function CodesHealth({ report }: { report: Report }) {
