@@ -95,6 +95,10 @@ class Activator:
         except SememeError as error:
             self._refused = (pointer.number, error.problem)
             _log.warning("model %s is not taken over, and %s goes on: %s", pointer.active, self._name, error.problem)
+        except Exception:
+            # Not opened again with every look; what went wrong is written down by whoever looks.
+            self._refused = (pointer.number, "it cannot be opened; the server's log says why")
+            raise
         finally:
             self._turn.release()
 

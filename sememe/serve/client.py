@@ -4,9 +4,9 @@
         client.send_events([NewEvent(user_id="ann", item_id="b7")])
         for item in client.recommend(Ask(user_id="ann", k=5)).items: ...
 
-Every call may be made twice without harm (events have ids, which the client makes where none is given), so that each is
-tried again where the server was not reached, was busy (429) or going away (502, 503, 504).  `AsyncClient` has the same
-methods, to be awaited.  Needs httpx and nothing else of Sememe but its errors.
+Every call but `roll_back` may be made twice without harm (events have ids, which the client makes where none is given),
+so that each is tried again where the server was not reached, was busy (429) or going away (502, 503, 504).
+`AsyncClient` has the same methods, to be awaited.  Needs httpx and nothing else of Sememe but its errors.
 """
 
 import asyncio
@@ -66,6 +66,10 @@ class Retry:
     """Seconds before the first of them; each further one waits twice as long."""
     most: float = 10.0
     """Seconds that are waited at most, whatever Retry-After says."""
+
+    def is_last(self, call: calls.Call[Told], tried: int) -> bool:
+        """Whether `call`, which was tried so often before, is not tried again."""
+        return not call.repeatable or tried >= self.times
 
     def wait(self, tried: int, *, told: str | None) -> float:
         """Seconds until the next try; `told` is the Retry-After header."""
@@ -148,11 +152,11 @@ class Client:
             told = None
             try:
                 response = self._http.request(call.method, call.path, **calls.sent(call))
-                if response.status_code not in TRANSIENT or tried >= self._retry.times:
+                if response.status_code not in TRANSIENT or self._retry.is_last(call, tried):
                     return calls.read_answer(call, response)
                 told = response.headers.get("retry-after")
             except httpx.TransportError as error:
-                if tried >= self._retry.times:
+                if self._retry.is_last(call, tried):
                     raise calls.unreachable(self._url, error) from error
             time.sleep(self._retry.wait(tried, told=told))
             tried += 1
@@ -236,11 +240,11 @@ class AsyncClient:
             told = None
             try:
                 response = await self._http.request(call.method, call.path, **calls.sent(call))
-                if response.status_code not in TRANSIENT or tried >= self._retry.times:
+                if response.status_code not in TRANSIENT or self._retry.is_last(call, tried):
                     return calls.read_answer(call, response)
                 told = response.headers.get("retry-after")
             except httpx.TransportError as error:
-                if tried >= self._retry.times:
+                if self._retry.is_last(call, tried):
                     raise calls.unreachable(self._url, error) from error
             await asyncio.sleep(self._retry.wait(tried, told=told))
             tried += 1

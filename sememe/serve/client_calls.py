@@ -122,6 +122,8 @@ class Call(Generic[Told]):
     body: Any = None
     timeout: float | None = None
     """Seconds; those of the client if not given."""
+    repeatable: bool = True
+    """Whether the same call may be made twice without harm."""
 
 
 def recommend(ask: Ask) -> Call[Recommended]:
@@ -170,8 +172,8 @@ def activate(name: str) -> Call[Json]:
 
 
 def roll_back() -> Call[Json]:
-    """Back to the model that answered before."""
-    return Call("POST", "/v1/models:rollback", dict, timeout=SLOW_SECONDS)
+    """Back to the model that answered before; twice is there and back again."""
+    return Call("POST", "/v1/models:rollback", dict, timeout=SLOW_SECONDS, repeatable=False)
 
 
 def of_user(method: str, user_id: Id) -> Call[Json]:

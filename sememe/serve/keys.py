@@ -133,6 +133,8 @@ class KeyRing:
             _log.warning("the keys stay as they are: %s", error)
 
     def _read(self, path: Path) -> None:
+        # Looked up before it is read: what is written meanwhile is read the next time.
+        written = path.stat().st_mtime_ns if path.exists() else -1
         keys = {identifier: _key(path, entry) for identifier, entry in _entries(path).items()}
         before = self._holders
         # A key that stays as it is keeps its bucket, or a change of the file would fill them all.
@@ -142,7 +144,7 @@ class KeyRing:
             else Holder(key, Bucket(key, clock=self._clock))
             for identifier, key in keys.items()
         }
-        self._written = path.stat().st_mtime_ns
+        self._written = written
 
 
 def make_key(path: Path, *, name: str, scopes: tuple[str, ...], per_second: float | None = None) -> str:

@@ -75,6 +75,17 @@ def test_what_is_refused_is_raised_with_the_way_out(way: Any) -> None:
     assert len(script.asked) == 4
 
 
+@pytest.mark.parametrize("way", [sync, unsync])
+def test_what_would_be_undone_by_a_second_call_is_tried_once(way: Any) -> None:
+    script = Scripted(httpx.ReadTimeout("the model is being opened"), httpx.Response(200, json={}))
+    with pytest.raises(UnreachableError):
+        way(script, lambda client: client.roll_back())
+    script = Scripted(httpx.Response(504, json={}), httpx.Response(200, json={}))
+    with pytest.raises(ProblemError, match="answered with 504"):
+        way(script, lambda client: client.roll_back())
+    assert len(script.asked) == 1
+
+
 def test_it_waits_as_long_as_it_is_told_within_its_bounds() -> None:
     for retry, least in ((Retry(times=1, backoff=0.001, most=0.05), 0.05), (Retry(times=1, backoff=0.001), 1.0)):
         script = Scripted(httpx.Response(429, json=BUSY, headers={"retry-after": "1"}), httpx.Response(200, json=LIST))

@@ -139,6 +139,26 @@ def test_what_a_command_made_active_is_taken_over_or_told_to_be_refused(started:
     assert started.server.recommend(user_id=started.server.users()[0])["degraded"] == []
 
 
+def test_a_model_that_cannot_be_opened_is_tried_once(serve: Any, folder: ModelFolder) -> None:
+    opened: list[str] = []
+
+    def load(path: Path) -> Served:
+        opened.append(path.name)
+        if path.name == "tuesday":
+            raise RuntimeError("not enough memory")
+        return Served.load(path)
+
+    started = start(serve, folder, load=load)
+    folder.point_to("tuesday")
+    wait_for(lambda: started.models().get("refused") is not None)
+    time.sleep(0.2)
+    assert opened == ["monday", "tuesday"] and started.answering() == ["monday"]
+    assert "memory" not in started.models()["refused"]
+    # Who made another one active since is heard.
+    folder.point_to("monday")
+    wait_for(lambda: started.models().get("refused") is None)
+
+
 def wait_for(holds: Any) -> None:
     deadline = time.monotonic() + 20
     while not holds():
@@ -179,12 +199,18 @@ def test_a_model_that_fails_the_comparison_is_refused(started: Started, fresh: S
             return fresh.engine.recommend(requests)
 
     class Failing:
+        serving = fresh.engine.serving
+
         def recommend(self, _: Any) -> Any:
             raise RuntimeError("out of order")
 
     for engine, problem in ((Slow(), "ms for a list"), (Failing(), "out of order")):
         with pytest.raises(CanaryError, match=problem):
             compare(fresh, replace(fresh, engine=engine), Canary(requests=5))  # type: ignore[arg-type]
+    # A model that is out of order does not keep one from taking its place that is not.
+    broken = replace(fresh, engine=Failing())  # type: ignore[arg-type]
+    found = compare(broken, fresh, Canary(requests=5, least_overlap=0.5, slow_ms=0.0))
+    assert found.failures == 0 and found.overlap == found.old_ms == 0 < found.new_ms
 
 
 def test_a_folder_says_what_is_active(served_run: Path, tmp_path: Path) -> None:

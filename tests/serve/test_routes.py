@@ -14,6 +14,7 @@ from serving import Server
 
 from sememe.core.errors import ConfigError
 from sememe.decode.predicates import AtLeast, AtMost, OneOf, Positive
+from sememe.serve import keys as key_files
 from sememe.serve.app import ROUTES
 from sememe.serve.keys import Bucket, Key, KeyRing, make_key
 from sememe.serve.rule_file import read_rules
@@ -190,6 +191,28 @@ def test_a_bucket_fills_and_goes_into_debt() -> None:
     assert bucket.take(7) == 0 and bucket.take(1) == 3.5
     now[0] = 100.0
     assert [bucket.take(1) for _ in range(5)] == [0, 0, 0, 0, 0.5]
+
+
+def test_a_key_made_while_the_file_is_read_is_taken_in_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, now = tmp_path / "keys.json", [0.0]
+    make_key(file, name="first", scopes=("read",))
+    os.utime(file, ns=(1, 1))
+    read = key_files._entries
+    made: list[str] = []
+
+    def read_and_write(path: Path) -> Any:
+        found = read(path)
+        if not made:
+            made.append("")
+            made.append(make_key(file, name="second", scopes=("read",)))
+        return found
+
+    monkeypatch.setattr(key_files, "_entries", read_and_write)
+    ring = KeyRing(file, clock=lambda: now[0])
+    now[0] += 5
+    assert ring.holder(f"Bearer {made[1]}").key.name == "second"
 
 
 def test_a_change_of_the_key_file_is_taken_in(tmp_path: Path) -> None:
