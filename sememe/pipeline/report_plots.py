@@ -104,13 +104,23 @@ def _draw_calibration(axis: Any, *, bins: Sequence[Mapping[str, float]]) -> None
     """The share that came true over the probability that was told, both by their logarithms: most of them are small."""
     highest = max(max(one["high"], one["most"]) for one in bins)
     # Where nothing came true there is no logarithm; such a point lies on the lower edge, its interval above it.
-    least = min(value for one in bins for value in (one["predicted"], one["observed"] or one["high"]) if value > 0) / 2
-    axis.plot([least, highest], [least, highest], color=CHANCE_COLOR, linestyle="--", linewidth=1)
-    told, seen = ([max(one[name], least) for one in bins] for name in ("predicted", "observed"))
-    below = [value - max(one["low"], least) for value, one in zip(seen, bins, strict=True)]
-    above = [max(one["high"], least) - value for value, one in zip(seen, bins, strict=True)]
-    axis.errorbar(told, seen, yerr=[below, above], color=CODES_COLOR, marker="o", markersize=4, capsize=3, linewidth=1)
-    axis.set(xscale="log", yscale="log", xlabel="probability that was told", ylabel="share that came true")
+    ends = [one[name] for one in bins for name in ("predicted", "observed", "low", "high")]
+    least = min(value for value in ends if value > 0) / 1.2
+    told, seen, low, high = (
+        [100 * max(one[name], least) for one in bins] for name in ("predicted", "observed", "low", "high")
+    )
+    reach = [[value - end for value, end in zip(seen, low, strict=True)]]
+    reach += [[end - value for value, end in zip(seen, high, strict=True)]]
+    axis.plot(
+        [100 * least, 100 * highest], [100 * least, 100 * highest], color=CHANCE_COLOR, linestyle="--", linewidth=1
+    )
+    axis.errorbar(told, seen, yerr=reach, color=CODES_COLOR, marker="o", markersize=4, capsize=3, linewidth=1)
+    axis.set(xscale="log", yscale="log", xlabel="probability that was told, %", ylabel="share that came true, %")
+    ticker = _matplotlib("matplotlib.ticker")
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        side.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        side.set_minor_locator(ticker.NullLocator())
 
 
 def _svg(name: str, draw: Callable[[Any], None], *, height: float | None = SIZE[1]) -> str:
