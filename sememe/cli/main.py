@@ -161,6 +161,7 @@ def evaluate(run_directory: Path, /, *, as_json: AsJson = False) -> None:
         Print metrics.json instead of tables.
     """
     from sememe.pipeline.evaluate import comparison_lines, metrics_tables, protocol_line
+    from sememe.pipeline.gate import Verdict
     from sememe.pipeline.opened import read_metrics
     from sememe.pipeline.slices import slice_tables
 
@@ -171,6 +172,9 @@ def evaluate(run_directory: Path, /, *, as_json: AsJson = False) -> None:
     say(protocol_line(metrics))
     for table in (*metrics_tables(metrics), *slice_tables(metrics)):
         console.print(table)
+    for entry in metrics.get("alignment", []):
+        say(f"{entry['model']}, seed {entry['seed']}, before and after alignment, {entry['users']:,} held-out users:")
+        console.print("\n".join(Verdict.from_json(entry).lines()), markup=False, soft_wrap=True)
     for line in comparison_lines(metrics):
         console.print(line, markup=False)
 

@@ -3,7 +3,8 @@
 import json
 from dataclasses import replace
 
-from sememe.core.errors import ConfigError
+from sememe.core.errors import ConfigError, did_you_mean
+from sememe.pipeline.align_plan import BEFORE, LOOKED_AT, REFUSED
 from sememe.pipeline.recipe import Recipe
 from sememe.pipeline.trained import is_neural
 
@@ -44,6 +45,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
     _check_events(recipe)
     _check_views(recipe)
+    _check_align(recipe)
     if recipe.rerank is not None:
         # One part where an embedder does not say that it joins several.
         recipe.rerank.check(parts=0 if recipe.embed is None else getattr(recipe.embed, "num_parts", 1))
@@ -74,6 +76,25 @@ def _events_path(batches: object) -> str:
     while "events" not in getattr(batches, "__dataclass_fields__", {"events"}):
         batches, path = getattr(batches, "batches", None), f"{path}.batches"
     return f"{path}.events"
+
+
+def _check_align(recipe: Recipe) -> None:
+    if recipe.align is None:
+        return
+    recipe.align.check()
+    if recipe.tokenizer is None or not is_neural(recipe):
+        raise ConfigError(
+            f"recipe {recipe.name!r} is to be aligned, and only networks that write semantic IDs can be",
+            fix="leave align out, or use a generator with a tokenizer",
+        )
+    taken = sorted({BEFORE, REFUSED} & {view.name for view in recipe.views})
+    if taken:
+        raise ConfigError(
+            f"recipe {recipe.name!r} has a view {taken[0]!r}, which names a row of every alignment", fix="rename it"
+        )
+    watched = recipe.align.train.monitor
+    if watched not in LOOKED_AT:
+        raise ConfigError(f"align.train.monitor is {watched!r}", fix=did_you_mean(watched, LOOKED_AT))
 
 
 def _quoted(names: set[str]) -> str:

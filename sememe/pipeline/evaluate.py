@@ -283,4 +283,7 @@ def comparison_lines(metrics: Mapping[str, Any]) -> list[str]:
             f"{entry['model']} against {entry['against']}, {metric}, seen items {seen}: {entry['difference']:+.4f} "
             f"[{entry['low']:+.4f}, {entry['high']:+.4f}], {verdict}"
         )
+    for entry in metrics.get("alignment", []):
+        verdict = "promoted" if entry["promoted"] else "NOT PROMOTED, deployed is the model before"
+        lines.append(f"alignment of {entry['model']}, seed {entry['seed']}: {verdict}; {entry['reason']}")
     return lines

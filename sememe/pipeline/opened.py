@@ -3,7 +3,7 @@
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,8 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
     recipe: Recipe = from_tree(description["recipe"])
     row = model or recipe.name
     chosen = _choose(description["models"], row=row, seed=recipe.seeds[0] if seed is None else seed)
-    members = {member.name: member for member in (recipe, *recipe.baselines)}
+    member = _member(recipe, chosen["name"])
+    base = chosen["name"].partition(":")[0]
     stages = path / "stages"
     data, split = (_stage(stages, description["stages"][name], name) for name in ("data", "split"))
     world = open_world(data, split)
@@ -148,13 +149,12 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
         for name in ("vectors", "codes")
     }
     items = open_items(parts["vectors"], parts["codes"])
-    member = members[chosen["name"]]
-    manifest = _stage(stages, chosen["stages"]["model"], f"model-{member.name}")
+    manifest = _stage(stages, chosen["stages"]["model"], _kind(chosen["stages"]["model"], base))
     made_of = {"data": data, "split": split, **{name: part for name, part in parts.items() if part is not None}}
     _refuse_strangers(manifest, made_of)
     trained = open_model(member, manifest, world, items, seed=chosen["seed"])
     if "rerank" in chosen["stages"]:
-        rerank = _stage(stages, chosen["stages"]["rerank"], f"rerank-{member.name}")
+        rerank = _stage(stages, chosen["stages"]["rerank"], f"rerank-{base}")
         _refuse_strangers(rerank, {**made_of, "model": manifest})
         trained = with_rerank(trained, rerank, world)
     recommenders = {reading.name: reading.recommender for reading in readings(trained)}
@@ -166,6 +166,18 @@ def open_run(path: Path, *, model: str | None = None, seed: int | None = None, m
         recommender=recommenders[row],
         metrics=read_json(path / "metrics.json"),
     )
+
+
+def _member(recipe: Recipe, name: str) -> Recipe:
+    """The recipe of a model, or of the row that stands beside an aligned one, as "NAME:before"."""
+    base, _, row = name.partition(":")
+    member = {member.name: member for member in (recipe, *recipe.baselines)}[base]
+    return replace(member, name=name, views=()) if row else member
+
+
+def _kind(stage: str, base: str) -> str:
+    """What a model's directory holds: weights as they were trained, or after alignment."""
+    return f"aligned-{base}" if stage.startswith("aligned-") else f"model-{base}"
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

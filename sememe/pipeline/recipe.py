@@ -17,6 +17,7 @@ from sememe.core.schema import Batch, Catalog, FloatArray, Int32Array, Interacti
 from sememe.data.filters import Dedupe, Filtered, KCore, MinLength
 from sememe.data.splits import GlobalTime, LastSession, LeaveOneOut, Split
 from sememe.data.withhold import withhold_items
+from sememe.pipeline.align_plan import AlignPlan
 from sememe.sid.context import CodeContext
 from sememe.sid.encode import PlainRule, VectorRule
 from sememe.sid.fitted import FittedTokenizer
@@ -267,6 +268,8 @@ class Recipe:
     train: TrainPlan | None = None
     rerank: Reranker | None = None
     """Fitted on validation requests after training; `recommend` and the server then use it in place of `decode`."""
+    align: AlignPlan | None = None
+    """Pulls the trained model towards a reward; what comes out is deployed where the gate lets it pass."""
     views: tuple[View, ...] = ()
     evaluation: EvaluationPlan = EvaluationPlan()
     baselines: tuple["Recipe", ...] = ()

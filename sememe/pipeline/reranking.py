@@ -1,6 +1,7 @@
 """The stage after training: fit what has the last word on validation requests, and open it again."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,25 @@ def _make_rerank(
 ) -> dict[str, Any]:
     assert recipe.rerank is not None, "asked for only where there is one"
     examples = _sample(world.split.valid, most=recipe.rerank.max_requests, seed=seed)
+    fitted = fit_rerank(
+        recipe, recommender, examples=examples, world=world, items=items, seed=seed, scratch=bench.scratch
+    )
+    save_file({name: np.ascontiguousarray(array) for name, array in fitted.state().items()}, bench.target / STATE)
+    return {"estimate": dict(fitted.estimate), "requests": len(examples)}
+
+
+def fit_rerank(
+    recipe: Recipe,
+    recommender: Recommender,
+    *,
+    examples: Examples,
+    world: World,
+    items: ItemSpace,
+    seed: int,
+    scratch: Path,
+) -> FittedReranker:
+    """The reranker of `recipe`, fitted on the requests of `examples`."""
+    assert recipe.rerank is not None, "asked for only where there is one"
     requests = request_batches(
         world.split,
         examples,
@@ -81,16 +101,14 @@ def _make_rerank(
     )
     if isinstance(recommender.model, torch.nn.Module):
         recommender.model.eval()
-    fitted = recipe.rerank.fit(
+    return recipe.rerank.fit(
         recommender.model,
         requests,
         evidence=gather_evidence(recipe, world, items),
         device=recommender.device,
         seed=seed,
-        scratch=bench.scratch,
+        scratch=scratch,
     )
-    save_file({name: np.ascontiguousarray(array) for name, array in fitted.state().items()}, bench.target / STATE)
-    return {"estimate": dict(fitted.estimate), "requests": len(examples)}
 
 
 def _sample(examples: Examples, *, most: int, seed: int) -> Examples:

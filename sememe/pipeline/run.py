@@ -16,6 +16,7 @@ import polars as pl
 
 from sememe.core.artifact import Manifest, only_writer, write_file
 from sememe.core.config import to_tree, tree_hash
+from sememe.pipeline.align import Aligned, align_model
 from sememe.pipeline.checks import check_recipe
 from sememe.pipeline.evaluate import compare_models, seed_means
 from sememe.pipeline.judging import CALIBRATION, evaluate_reading, readings
@@ -61,7 +62,13 @@ def run_recipe(
         found = Findings()
         for member, seed, items in prepared:
             trained = train_model(stages, member, world, items, seed=seed)
-            found.take(trained, judge_readings(stages, trained, world, recipe.evaluation))
+            models = [trained]
+            if member.align is not None:
+                aligned = align_model(stages, trained, world)
+                found.take_verdict(aligned)
+                models = [aligned.other, aligned.deployed]
+            for model in models:
+                found.take(model, judge_readings(stages, model, world, recipe.evaluation))
         source = str(data) if isinstance(data, str | Path) else "a table in memory"
         write_findings(out, recipe, world, found, facts={"spec": dict(spec or {}), "data": source})
     return out
@@ -99,6 +106,10 @@ class Findings:
     per_row: list[pl.DataFrame] = field(default_factory=list)
     ways: dict[str, list[str]] = field(default_factory=dict)
     """Row name -> how its lists come about, more than one line where seeds differ in that."""
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    """What the gate said of each aligned model."""
+    gates: dict[tuple[str, int], str] = field(default_factory=dict)
+    """Model and seed -> the stage of its verdict."""
 
     def take(self, trained: TrainedModel, judged: Mapping[str, Manifest]) -> None:
         """Add one model's evaluations."""
@@ -108,10 +119,20 @@ class Findings:
             told = evaluation.path / CALIBRATION
             self.calibration += json.loads(told.read_text(encoding="utf-8")) if told.is_file() else []
             self.per_row.append(pl.read_parquet(evaluation.path / "per_row.parquet"))
-        self.models.append(_entry(trained, judged))
+        entry = _entry(trained, judged)
+        gate = self.gates.get((trained.recipe.name, trained.seed))
+        entry["stages"] |= {} if gate is None else {"gate": gate}
+        self.models.append(entry)
         for name, how in _ways(trained).items():
             known = self.ways.setdefault(name, [])
             known += [how] if how not in known else []
+
+    def take_verdict(self, aligned: Aligned) -> None:
+        """Add what the gate said of one model; its evaluations come by `take`."""
+        model = aligned.deployed
+        label = {"model": model.recipe.name, "seed": model.seed}
+        self.verdicts.append({**label, **aligned.verdict.to_json()})
+        self.gates[model.recipe.name, model.seed] = aligned.gate.path.name
 
     def decode(self) -> dict[str, str]:
         """Row name -> how its lists come about."""
@@ -120,7 +141,8 @@ class Findings:
     def metrics(self, recipe: Recipe) -> dict[str, Any]:
         """Rows, their means over seeds, slices and paired comparisons, as metrics.json has them."""
         per_row, resamples = pl.concat(self.per_row), recipe.evaluation.resamples
-        return {
+        aligned = {"alignment": self.verdicts} if self.verdicts else {}
+        return aligned | {
             "rows": self.rows,
             "means": seed_means(per_row, resamples=resamples),
             "slices": self.slices,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import killed_run
+import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from sememe.align.prompts import Prompts
+from sememe.align.reward_model import SessionReward
+from sememe.align.rollouts import DistinctGroups
 from sememe.core.config import to_tree
+from sememe.models.reward import SessionRewardNet
+from sememe.pipeline.align_plan import STEP, AlignPlan, GatePlan
 from sememe.pipeline.recipe import Recipe
+from sememe.train.plan import TrainPlan
 
 MOMENTS = (
     r"open .*/\.data-.*\.tmp/items\.npy",  # a stage is half written
@@ -36,6 +44,27 @@ LAST_WORD = (
     r"rename .*/\.rerank-tiny-[^/]*\.work/all/\.final\..*",
     r"rename .*/\.rerank-tiny-[^/]*\.tmp",
     r"open .*/\.evaluation-tiny-items-.*\.tmp/rows\.json",
+)
+
+ALIGNED = (
+    r"rename .*/\.judge-tiny-[^/]*\.work/\.final\..*",  # the judge is learned, and not kept yet
+    r"rename .*/\.aligned-tiny-[^/]*\.work/round-00/checkpoints/\.step-000000002\..*",  # in the midst of a round
+    r"rename .*/\.aligned-tiny-[^/]*\.work/round-00/\.final\..*",
+    r"rename .*/\.aligned-tiny-[^/]*\.work/round-01/checkpoints/\.step-000000003\..*",
+    r"rename .*/\.aligned-tiny-[^/]*\.tmp",
+    r"open .*/\.gate-tiny-[^/]*\.tmp/gate\.json",
+    r"open .*/\.evaluation-tiny-refused-.*\.tmp/rows\.json",
+)
+
+FOUR_STEPS = TrainPlan(
+    epochs=None, steps=4, validate_every=2, monitor=STEP, checkpoint_every_seconds=0.0, threads=1, precision="fp32"
+)
+LIKED = SessionReward(
+    labels=("like",),
+    weights=(1.0,),
+    net=SessionRewardNet(d_model=8, hidden=8),
+    train=replace(FOUR_STEPS, monitor="correlation"),
+    batch_size=16,
 )
 
 
@@ -79,6 +108,30 @@ def test_so_does_one_that_is_killed_while_its_last_word_is_fitted(
 ) -> None:
     run_both(replace(reranked, baselines=()), world_files, tmp_path, moments=LAST_WORD)
     assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_so_does_one_that_is_killed_while_it_is_aligned(recipe: Recipe, world_files: Path, tmp_path: Path) -> None:
+    """On-policy, so that the samples of a step depend on weights that a checkpoint has to bring back; with a judge that
+    is learned."""
+    liked = tmp_path / "liked"
+    shutil.copytree(world_files, liked)
+    events = pl.read_parquet(liked / "interactions.parquet")
+    every_third = pl.int_range(pl.len()) % 3 == 0
+    events.with_columns(like=every_third.cast(pl.Int8)).write_parquet(liked / "interactions.parquet")
+    plan = AlignPlan(
+        prompts=Prompts(batch_size=8),
+        sampler=DistinctGroups(size=4),
+        rounds=2,
+        imitate=True,
+        train=FOUR_STEPS,
+        look_users=10,
+        gate=GatePlan(judge=LIKED, samples=2, list_items=5),
+    )
+    run_both(replace(recipe, align=plan, baselines=()), liked, tmp_path, moments=ALIGNED)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+    for kind in ("judge", "aligned", "gate"):
+        (stage,) = (tmp_path / "broken" / "stages").glob(f"{kind}-tiny-*")
+        assert (stage / "manifest.json").is_file()
 
 
 def assert_equal_runs(whole: Path, broken: Path) -> None:

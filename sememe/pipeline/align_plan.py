@@ -1,0 +1,119 @@
+"""What a recipe says of its alignment: whose samples, which reward, how far, and who judges."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sememe.align.pairs import BestAndWorst
+from sememe.align.prompts import Prompts
+from sememe.align.rewards import DiscountedHit, Mix, RankReward, RuleReward
+from sememe.align.rollouts import BeamGroups
+from sememe.align.scores import GroupScores
+from sememe.core.errors import ConfigError
+from sememe.objectives.grpo import GRPO
+from sememe.pipeline.gate import Limits
+from sememe.train.optim import AdamW, Constant
+from sememe.train.plan import TrainPlan
+
+STEP = "step"
+"""The number of the steps done, to watch where the last weights are to be kept."""
+LOOKED_AT = (STEP, "reward", "ndcg@10", "recall@10", "ndcg@50", "recall@50", "level1@10")
+"""Numbers of the steering users that may choose the best step."""
+BEFORE, REFUSED = "before", "refused"
+"""After the name of the recipe, the row of the model that is not deployed: it was before, or it was refused."""
+
+
+@dataclass(frozen=True)
+class GatePlan:
+    """How a model after alignment is compared with the one before."""
+
+    judge: Any = DiscountedHit()
+    """A reward that the policy was not trained on: one that reads what held-out users took, or one learned from
+    feedback that the training reward never reads."""
+    reads: Literal["other_users", "random_exposure"] = "other_users"
+    """What a learned judge is fitted on: the feedback of the half of the users that a learned training reward does not
+    read, or the events that were shown uniformly at random, which then only the judge reads."""
+    list_items: int = 10
+    """The judge sees the first so many items of a list."""
+    lists: Literal["deployed", "generator"] = "deployed"
+    """Whose lists are judged: those that the recipe's last word makes, fitted on other users for either model, or those
+    of the generator alone."""
+    users: int = 10_000
+    """At most so many validation users, half of whom the gate judges by."""
+    samples: int = 16
+    """Draws per user that legality and KL are told from."""
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True)
+class AlignPlan:
+    """Rounds of: draw samples, ask the reward, train by the one loop; then the gate.
+
+    Half of the validation users steer: numbers are shown by them while it trains.  The gate judges by the other half.
+    """
+
+    objective: Any = GRPO()
+    """Reads "sample_log_probs"; `sememe.objectives` has GRPO, ECPO, GBPO, DPO and RewardWeighted."""
+    reward: Any = Mix((RuleReward(), RankReward()))
+    """A `Reward`, a `RewardPart` that is learned first, or a `Mix` of such."""
+    prompts: Any = Prompts()
+    """`Prompts`, or batches of the log that the model reads."""
+    sampler: Any = BeamGroups()
+    scores: GroupScores | BestAndWorst = GroupScores()
+    policy: Literal["current", "round"] = "current"
+    """Whose samples: on-policy those of the weights in training; off-policy those of the model at the round's start."""
+    reference: Literal["start", "round", "none"] = "start"
+    """What the objective measures drift from: the model before alignment, or the one at the round's start."""
+    rounds: int = 1
+    train: TrainPlan = field(
+        default_factory=lambda: TrainPlan(
+            epochs=None,
+            steps=500,
+            optimizer=AdamW(lr=1e-4, weight_decay=0.0),
+            schedule=Constant(warmup_steps=20),
+            precision="fp32",
+            validate_every=100,
+            monitor=STEP,
+        )
+    )
+    """Of one round.  Its monitor chooses among looks at the steering users; "step" keeps the last weights."""
+    imitate: bool = False
+    """Whether each step also imitates the log, by the recipe's own batches and objective."""
+    weight: float = 1.0
+    """Of the alignment, beside an imitation of weight 1."""
+    share: float | None = None
+    """Where set, samples are so many of the rows that are imitated: 0.01 is OneRec's 1 %."""
+    leave_out_seen: bool = False
+    """Whether samples hold nothing of the history."""
+    trained: tuple[str, ...] = ()
+    """Parts of the model that are trained, by the beginnings of their names; all where empty."""
+    look_users: int = 500
+    """Steering users that a look asks."""
+    gate: GatePlan = GatePlan()
+
+    def check(self) -> None:
+        """Raise ConfigError for settings that cannot be."""
+        wrong = {
+            "rounds": self.rounds < 1,
+            "weight": self.weight <= 0,
+            "share": self.share is not None and not 0.0 < self.share <= 1.0,
+            "look_users": self.look_users < 2,
+        }
+        for name, is_wrong in wrong.items():
+            if is_wrong:
+                raise ConfigError(
+                    f"align.{name} is {getattr(self, name)}", fix="see `sememe show RECIPE` and the part's description"
+                )
+        if self.share is not None and not self.imitate:
+            raise ConfigError(
+                "align.share says how many samples there are beside what is imitated, and nothing is",
+                fix="set align.imitate=true, or align.share=null",
+            )
+        if self.policy not in ("current", "round") or self.reference not in ("start", "round", "none"):
+            raise ConfigError(
+                f"align.policy is {self.policy!r} and align.reference {self.reference!r}",
+                fix="policy: current or round; reference: start, round or none",
+            )
+        for name in ("users", "samples", "list_items"):
+            if getattr(self.gate, name) < 2 - (name == "list_items"):
+                raise ConfigError(f"align.gate.{name} is {getattr(self.gate, name)}", fix="set it higher")
+        self.gate.limits.check()
