@@ -26,7 +26,8 @@ A list of K places weighs each reward by what it may depend on (`depends`; Li et
 
 Users who look from the top down and may get bored or leave at any item need "prefix": what they do with an item
 depends on what stood above, not on what would have come.  "place" is then biased, and "list" right but wider.  Where a
-user leaves, the list ends: what was not looked at has no say in any reward, and its ratio of 1 keeps weights short.
+user leaves, the list ends: what was not looked at has no say in any reward, and its ratio of 1 keeps weights short.  DR
+for such a log goes by steps; a model of whole lists has to be told what was sent, not what was looked at.
 
 Ratios are of the probability of an item at its place given the items above it; for "place" of the probability at its
 place whatever stands above, which is the same only where the policy fills places independently.  Where a list is
