@@ -39,7 +39,7 @@ def run_server(
     require_packages()
     from sememe.serve.app import create_app
     from sememe.serve.keys import KeyRing
-    from sememe.serve.memory import give_back_memory
+    from sememe.serve.memory import settle_memory
     from sememe.serve.metrics import Metrics
     from sememe.serve.models import ModelFolder
     from sememe.serve.rule_file import read_rules
@@ -69,7 +69,7 @@ def run_server(
     if not ring.required:
         say("no --keys: only this machine may connect")
     app = create_app(service, ring)
-    give_back_memory()
+    settle_memory()
     serve(app, service, host=address[0], port=address[1], told=lambda where: say(f"listening on {where}"))
     say("stopped")
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from sememe.core.schema import PAD, Int32Array, Int64Array, Ranked
 
@@ -89,7 +88,8 @@ def recommendation_counts(ranked: Ranked, *, num_items: int, k: int | None = Non
 
 def popularity_percentiles(train_counts: npt.NDArray[np.integer]) -> Float64Array:
     """(I,) share of items with fewer training events plus half of those with equally many, the item itself included."""
-    percentiles: Float64Array = (rankdata(train_counts, method="average") - 0.5) / len(train_counts)
+    _, place, equal = np.unique(train_counts, return_inverse=True, return_counts=True)
+    percentiles: Float64Array = (np.cumsum(equal) - equal / 2)[place] / len(train_counts)
     return percentiles
 
 

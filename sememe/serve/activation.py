@@ -15,7 +15,7 @@ from sememe.core.errors import ConfigError, SememeError
 from sememe.pipeline.opened import open_run, read_metrics
 from sememe.serve.canary import compare
 from sememe.serve.catalogue import CatalogueKeeper
-from sememe.serve.memory import give_back_memory
+from sememe.serve.memory import settle_memory
 from sememe.serve.metrics import Metrics
 from sememe.serve.models import ModelFolder, Pointer
 from sememe.serve.served import Current, Served, headline
@@ -114,7 +114,7 @@ class Activator:
             self._keeper.swap(served)
             self._name = name
             self._metrics.tell_model(version=served.version, row=served.row)
-            give_back_memory()
+            settle_memory()
         return ActivateAnswer(
             active=pointer.active,
             previous=pointer.previous,
