@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from sememe.serve.stores.checked import Action, CheckedStore
 from sememe.serve.stores.connections import Pool
 from sememe.serve.stores.postgres_connection import (
     NoAnswerError,
@@ -19,28 +20,7 @@ from sememe.serve.stores.postgres_connection import (
     connect,
 )
 from sememe.serve.stores.postgres_schema import ARRIVAL_LOCK, check_durable, prepare
-from sememe.serve.stores.protocol import (
-    Appended,
-    Arrival,
-    ItemChange,
-    ItemRow,
-    Recent,
-    Stock,
-    StoredEvent,
-    StoreDownError,
-)
-from sememe.serve.stores.validate import (
-    MAX_LIMIT,
-    by_column,
-    check_cursor,
-    check_events,
-    check_id,
-    check_item_ids,
-    check_limit,
-    decode_change,
-    encode_rows,
-    encode_stock,
-)
+from sememe.serve.stores.protocol import StoredEvent, StoreDownError
 
 MOST_CONNECTIONS = 16
 # In the order of the fields of StoredEvent.
@@ -73,6 +53,7 @@ REMOVE = f"""INSERT INTO sememe_items (item_id, version, removed) {CHANGED.forma
     fields = NULL, removed = true, stock = NULL"""
 SET_STOCK = f"""INSERT INTO sememe_items (item_id, version, stock, removed) {CHANGED.format("given, false")},
     stock = excluded.stock"""
+CHANGE: Mapping[Action, str] = {"put": PUT, "remove": REMOVE, "stock": SET_STOCK}
 CHANGES = (
     "SELECT version, item_id, fields, removed, stock FROM sememe_items WHERE version > %s ORDER BY version LIMIT %s"
 )
@@ -82,7 +63,7 @@ FIX = "see that the server runs, can be reached and has disk left, then send the
 T = TypeVar("T")
 
 
-class PostgresStore:
+class PostgresStore(CheckedStore):
     """Events and catalogue in tables of a PostgreSQL database; made by `open`."""
 
     def __init__(self, url: str, *, name: str, timeout: float) -> None:
@@ -120,94 +101,6 @@ class PostgresStore:
             raise
         return store
 
-    def append(self, events: Sequence[StoredEvent]) -> Appended:
-        """As in `EventStore`.
-
-        Where the connection broke between the server's work and its reply, the second try counts the events of the
-        first as duplicates.
-        """
-        unique = check_events(events)
-        if not unique:
-            return Appended(accepted=0, duplicates=0)
-        columns = [[getattr(event, name) for event in unique] for name in COLUMNS.split(", ")]
-
-        def work(connection: TimedConnection) -> int:
-            with connection.transaction():
-                # Held until the commit, together with other appends: see `since`.
-                connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ARRIVAL_LOCK,))
-                return connection.execute(APPEND, columns).rowcount
-
-        accepted = self._asked(work)
-        return Appended(accepted=accepted, duplicates=len(events) - accepted)
-
-    def history(self, user_id: str, *, limit: int) -> list[StoredEvent]:
-        """As in `EventStore`."""
-        rows = self._read(HISTORY, (check_id(user_id), check_limit(limit)))
-        return [StoredEvent(*row) for row in reversed(rows)]
-
-    def histories(self, user_ids: Sequence[str], *, limit: int) -> list[list[StoredEvent]]:
-        """As in `EventStore`."""
-        found = self._newest(HISTORIES, user_ids, limit=limit)
-        return [[StoredEvent(*row) for row in reversed(rows)] for rows in found]
-
-    def recent(self, user_ids: Sequence[str], *, limit: int) -> list[Recent]:
-        """As in `EventStore`."""
-        return [by_column(rows) for rows in self._newest(RECENT, user_ids, limit=limit)]
-
-    def since(self, cursor: int, *, limit: int) -> list[Arrival]:
-        """As in `EventStore`.
-
-        Numbers come from a sequence, which gives them when an append begins, and appends may commit in another order: a
-        reader that saw number 8 would never go back for the 7 that was committed late.  Appends therefore share a lock
-        from before their first number to their commit, and reading here takes the same lock alone: it waits for the
-        appends that are under way, and those that come later wait for it and get greater numbers.  Appends do not wait
-        for each other.
-        """
-        values = (check_cursor(cursor), check_limit(limit))
-
-        def work(connection: TimedConnection) -> list[tuple[Any, ...]]:
-            with connection.transaction():
-                connection.execute("SELECT pg_advisory_xact_lock(%s)", (ARRIVAL_LOCK,))
-                return connection.execute(SINCE, values).fetchall()
-
-        return [Arrival(place, StoredEvent(*event)) for place, *event in self._asked(work)]
-
-    def export_user(self, user_id: str) -> list[StoredEvent]:
-        """As in `EventStore`."""
-        return self.history(user_id, limit=MAX_LIMIT)
-
-    def delete_user(self, user_id: str) -> int:
-        """As in `EventStore`."""
-        check_id(user_id)
-
-        def work(connection: TimedConnection) -> int:
-            with connection.transaction():
-                # Alone: an append with the ids that are being deleted could otherwise wait for this, and this for it.
-                connection.execute("SELECT pg_advisory_xact_lock(%s)", (ARRIVAL_LOCK,))
-                return connection.execute("DELETE FROM sememe_events WHERE user_id = %s", (user_id,)).rowcount
-
-        return self._asked(work)
-
-    def put_items(self, rows: Sequence[ItemRow]) -> int:
-        """As in `CatalogueStore`."""
-        return self._changed(PUT, encode_rows(rows))
-
-    def remove_items(self, item_ids: Sequence[str]) -> int:
-        """As in `CatalogueStore`."""
-        return self._changed(REMOVE, dict.fromkeys(check_item_ids(item_ids), ""))
-
-    def set_stock(self, stock: Mapping[str, Stock]) -> int:
-        """As in `CatalogueStore`."""
-        return self._changed(SET_STOCK, encode_stock(stock))
-
-    def changes_since(self, version: int, *, limit: int) -> list[ItemChange]:
-        """As in `CatalogueStore`."""
-        rows = self._read(CHANGES, (check_cursor(version, name="version"), check_limit(limit)))
-        return [
-            decode_change(number, item_id, fields=fields, removed=removed, stock=stock)
-            for number, item_id, fields, removed, stock in rows
-        ]
-
     def ping(self) -> None:
         """As in `EventStore`."""
         self._read("SELECT 1", ())
@@ -216,27 +109,75 @@ class PostgresStore:
         """As in `EventStore`."""
         self._pool.close()
 
-    def _newest(self, query: str, user_ids: Sequence[str], *, limit: int) -> list[list[tuple[Any, ...]]]:
-        """Rows of each user, newest first."""
-        users = [check_id(user_id) for user_id in user_ids]
-        found: list[list[tuple[Any, ...]]] = [[] for _ in users]
-        for place, *row in self._read(query, (users, check_limit(limit))):
-            found[place - 1].append(tuple(row))
+    def _append(self, events: Sequence[StoredEvent]) -> int:
+        columns = [[getattr(event, name) for event in events] for name in COLUMNS.split(", ")]
+
+        def work(connection: TimedConnection) -> int:
+            with connection.transaction():
+                # Held until the commit, together with other appends: see `_since`.
+                connection.execute("SELECT pg_advisory_xact_lock_shared(%s)", (ARRIVAL_LOCK,))
+                return connection.execute(APPEND, columns).rowcount
+
+        return self._asked(work)
+
+    def _newest(self, user_ids: Sequence[str], *, limit: int) -> list[list[tuple[Any, ...]]]:
+        if len(user_ids) == 1:
+            return [self._read(HISTORY, (user_ids[0], limit))]
+        return self._newest_of_each(HISTORIES, user_ids, limit=limit)
+
+    def _newest_items(self, user_ids: Sequence[str], *, limit: int) -> Sequence[Sequence[tuple[str, int]]]:
+        found: list[Any] = self._newest_of_each(RECENT, user_ids, limit=limit)
         return found
 
-    def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        return self._asked(lambda connection: connection.execute(query, values).fetchall())
+    def _since(self, cursor: int, *, limit: int) -> list[tuple[Any, ...]]:
+        """As in `EventStore.since`.
 
-    def _changed(self, statement: str, items: Mapping[str, str]) -> int:
+        Numbers come from a sequence, which gives them when an append begins, and appends may commit in another order: a
+        reader that saw number 8 would never go back for the 7 that was committed late.  Appends therefore share a lock
+        from before their first number to their commit, and reading here takes the same lock alone: it waits for the
+        appends that are under way, and those that come later wait for it and get greater numbers.  Appends do not wait
+        for each other.
+        """
+
+        def work(connection: TimedConnection) -> list[tuple[Any, ...]]:
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", (ARRIVAL_LOCK,))
+                return connection.execute(SINCE, (cursor, limit)).fetchall()
+
+        return self._asked(work)
+
+    def _delete_user(self, user_id: str) -> int:
+        def work(connection: TimedConnection) -> int:
+            with connection.transaction():
+                # Alone: an append with the ids that are being deleted could otherwise wait for this, and this for it.
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", (ARRIVAL_LOCK,))
+                return connection.execute("DELETE FROM sememe_events WHERE user_id = %s", (user_id,)).rowcount
+
+        return self._asked(work)
+
+    def _change(self, action: Action, items: Mapping[str, str]) -> int:
         def work(connection: TimedConnection) -> int:
             with connection.transaction():
                 # The row of the counter is locked until the commit: changes are committed in the order of versions.
                 row = connection.execute(NEW_VERSIONS, (len(items),)).fetchone()
                 assert row is not None
-                connection.execute(statement, (row[0] - len(items), list(items), list(items.values())))
+                connection.execute(CHANGE[action], (row[0] - len(items), list(items), list(items.values())))
                 return int(row[0])
 
         return self._asked(work)
+
+    def _changes_since(self, version: int, *, limit: int) -> list[tuple[Any, ...]]:
+        return self._read(CHANGES, (version, limit))
+
+    def _newest_of_each(self, query: str, user_ids: Sequence[str], *, limit: int) -> list[list[tuple[Any, ...]]]:
+        """Rows of each user, newest first."""
+        found: list[list[tuple[Any, ...]]] = [[] for _ in user_ids]
+        for place, *row in self._read(query, (list(user_ids), limit)):
+            found[place - 1].append(tuple(row))
+        return found
+
+    def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return self._asked(lambda connection: connection.execute(query, values).fetchall())
 
     def _asked(self, work: Callable[[TimedConnection], T]) -> T:
         """What `work` gives; where a restart of the server has cut the connection, with a new one."""

@@ -11,30 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sememe.serve.stores.checked import Action, CheckedStore
 from sememe.serve.stores.connections import Pool
-from sememe.serve.stores.protocol import (
-    Appended,
-    Arrival,
-    ItemChange,
-    ItemRow,
-    Recent,
-    Stock,
-    StoredEvent,
-    StoreDownError,
-)
+from sememe.serve.stores.protocol import StoredEvent, StoreDownError
 from sememe.serve.stores.sqlite_schema import connect, prepare
-from sememe.serve.stores.validate import (
-    MAX_LIMIT,
-    by_column,
-    check_cursor,
-    check_events,
-    check_id,
-    check_item_ids,
-    check_limit,
-    decode_change,
-    encode_rows,
-    encode_stock,
-)
 
 MOST_READERS = 64
 # In the order of the fields of StoredEvent.
@@ -50,6 +30,7 @@ REMOVE = """INSERT INTO items (item_id, version, removed) VALUES (?, ?, 1)
     ON CONFLICT (item_id) DO UPDATE SET version = excluded.version, fields = NULL, removed = 1, stock = NULL"""
 SET_STOCK = """INSERT INTO items (item_id, version, removed, stock) VALUES (?, ?, 0, ?)
     ON CONFLICT (item_id) DO UPDATE SET version = excluded.version, stock = excluded.stock"""
+CHANGE: Mapping[Action, str] = {"put": PUT, "remove": REMOVE, "stock": SET_STOCK}
 CHANGES = "SELECT version, item_id, fields, removed, stock FROM items WHERE version > ? ORDER BY version LIMIT ?"
 
 FIXES = {
@@ -64,7 +45,7 @@ FIXES = {
 }
 
 
-class SqliteStore:
+class SqliteStore(CheckedStore):
     """Events and catalogue in one SQLite file; made by `open`."""
 
     def __init__(self, path: Path, writer: sqlite3.Connection, *, timeout: float) -> None:
@@ -104,66 +85,6 @@ class SqliteStore:
             raise
         return cls(path, writer, timeout=timeout)
 
-    def append(self, events: Sequence[StoredEvent]) -> Appended:
-        """As in `EventStore`."""
-        unique = check_events(events)
-        if not unique:
-            return Appended(accepted=0, duplicates=0)
-        with self._writing() as connection:
-            first = cursor = _last(connection, "cursor")
-            for event in unique:
-                done = connection.execute(APPEND, (cursor + 1, *_row(event)))
-                cursor += done.rowcount
-            _set_last(connection, "cursor", cursor)
-        return Appended(accepted=cursor - first, duplicates=len(events) - (cursor - first))
-
-    def history(self, user_id: str, *, limit: int) -> list[StoredEvent]:
-        """As in `EventStore`."""
-        return self.histories([user_id], limit=limit)[0]
-
-    def histories(self, user_ids: Sequence[str], *, limit: int) -> list[list[StoredEvent]]:
-        """As in `EventStore`."""
-        return [[StoredEvent(*row) for row in reversed(rows)] for rows in self._newest(HISTORY, user_ids, limit=limit)]
-
-    def recent(self, user_ids: Sequence[str], *, limit: int) -> list[Recent]:
-        """As in `EventStore`."""
-        return [by_column(rows) for rows in self._newest(RECENT, user_ids, limit=limit)]
-
-    def since(self, cursor: int, *, limit: int) -> list[Arrival]:
-        """As in `EventStore`: numbers are given under the one lock for writing, so none can appear late."""
-        rows = self._read(SINCE, (check_cursor(cursor), check_limit(limit)))
-        return [Arrival(place, StoredEvent(*event)) for place, *event in rows]
-
-    def export_user(self, user_id: str) -> list[StoredEvent]:
-        """As in `EventStore`."""
-        return self.history(user_id, limit=MAX_LIMIT)
-
-    def delete_user(self, user_id: str) -> int:
-        """As in `EventStore`."""
-        check_id(user_id)
-        with self._writing() as connection:
-            return connection.execute("DELETE FROM events WHERE user_id = ?", (user_id,)).rowcount
-
-    def put_items(self, rows: Sequence[ItemRow]) -> int:
-        """As in `CatalogueStore`."""
-        return self._change(PUT, {item_id: (fields,) for item_id, fields in encode_rows(rows).items()})
-
-    def remove_items(self, item_ids: Sequence[str]) -> int:
-        """As in `CatalogueStore`."""
-        return self._change(REMOVE, dict.fromkeys(check_item_ids(item_ids), ()))
-
-    def set_stock(self, stock: Mapping[str, Stock]) -> int:
-        """As in `CatalogueStore`."""
-        return self._change(SET_STOCK, {item_id: (amount,) for item_id, amount in encode_stock(stock).items()})
-
-    def changes_since(self, version: int, *, limit: int) -> list[ItemChange]:
-        """As in `CatalogueStore`."""
-        rows = self._read(CHANGES, (check_cursor(version, name="version"), check_limit(limit)))
-        return [
-            decode_change(number, item_id, fields=fields, removed=bool(removed), stock=stock)
-            for number, item_id, fields, removed, stock in rows
-        ]
-
     def ping(self) -> None:
         """As in `EventStore`."""
         self._read("SELECT last FROM counters WHERE name = ?", ("cursor",))
@@ -179,10 +100,41 @@ class SqliteStore:
         connection.execute("PRAGMA query_only = ON")
         return connection
 
-    def _newest(self, query: str, user_ids: Sequence[str], *, limit: int) -> list[list[tuple[Any, ...]]]:
-        """Rows of each user, newest first."""
-        check_limit(limit)
-        return self._read_each(query, [(check_id(user_id), limit) for user_id in user_ids])
+    def _append(self, events: Sequence[StoredEvent]) -> int:
+        with self._writing() as connection:
+            first = cursor = _last(connection, "cursor")
+            for event in events:
+                done = connection.execute(APPEND, (cursor + 1, *_row(event)))
+                cursor += done.rowcount
+            _set_last(connection, "cursor", cursor)
+        return cursor - first
+
+    def _newest(self, user_ids: Sequence[str], *, limit: int) -> list[list[tuple[Any, ...]]]:
+        return self._read_each(HISTORY, [(user_id, limit) for user_id in user_ids])
+
+    def _newest_items(self, user_ids: Sequence[str], *, limit: int) -> Sequence[Sequence[tuple[str, int]]]:
+        found: list[Any] = self._read_each(RECENT, [(user_id, limit) for user_id in user_ids])
+        return found
+
+    def _since(self, cursor: int, *, limit: int) -> list[tuple[Any, ...]]:
+        # Numbers are given under the one lock for writing, so none can appear late.
+        return self._read(SINCE, (cursor, limit))
+
+    def _delete_user(self, user_id: str) -> int:
+        with self._writing() as connection:
+            return connection.execute("DELETE FROM events WHERE user_id = ?", (user_id,)).rowcount
+
+    def _change(self, action: Action, items: Mapping[str, str]) -> int:
+        with self._writing() as connection:
+            last = _last(connection, "version")
+            for version, (item_id, value) in enumerate(items.items(), start=last + 1):
+                values = () if action == "remove" else (value,)
+                connection.execute(CHANGE[action], (item_id, version, *values))
+            _set_last(connection, "version", last + len(items))
+        return last + len(items)
+
+    def _changes_since(self, version: int, *, limit: int) -> list[tuple[Any, ...]]:
+        return self._read(CHANGES, (version, limit))
 
     def _read(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         return self._read_each(query, [values])[0]
@@ -223,15 +175,6 @@ class SqliteStore:
             raise
         finally:
             self._turn.release()
-
-    def _change(self, statement: str, changes: Mapping[str, tuple[Any, ...]]) -> int:
-        """Run `statement` with (item id, a version, the values of the item) for each item; gives the last version."""
-        with self._writing() as connection:
-            last = _last(connection, "version")
-            for version, (item_id, values) in enumerate(changes.items(), start=last + 1):
-                connection.execute(statement, (item_id, version, *values))
-            _set_last(connection, "version", last + len(changes))
-        return last + len(changes)
 
 
 def _row(event: StoredEvent) -> tuple[Any, ...]:

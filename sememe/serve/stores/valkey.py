@@ -13,31 +13,14 @@ from typing import Any, TypeVar
 
 from sememe.core.errors import MissingExtraError
 from sememe.serve.stores import valkey_scripts as scripts
+from sememe.serve.stores.checked import Action, CheckedStore
 from sememe.serve.stores.protocol import (
     SCHEMA,
-    Appended,
-    Arrival,
     DurabilityError,
-    ItemChange,
-    ItemRow,
-    Recent,
-    Stock,
     StoredEvent,
     StoreDownError,
     StoreFormatError,
     newer_store,
-)
-from sememe.serve.stores.validate import (
-    MAX_LIMIT,
-    by_column,
-    check_cursor,
-    check_events,
-    check_id,
-    check_item_ids,
-    check_limit,
-    decode_change,
-    encode_rows,
-    encode_stock,
 )
 
 try:
@@ -57,7 +40,7 @@ DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "no
 T = TypeVar("T")
 
 
-class ValkeyStore:
+class ValkeyStore(CheckedStore):
     """Events and catalogue in one database of a Valkey or Redis server; made by `open`."""
 
     def __init__(self, client: "redis.Redis", *, name: str) -> None:
@@ -65,12 +48,10 @@ class ValkeyStore:
         self._client: Any = client
         self._name = name
         self._closed = False
-        self._append = self._client.register_script(scripts.APPEND)
-        self._histories = self._client.register_script(scripts.HISTORIES)
-        self._since = self._client.register_script(scripts.SINCE)
-        self._delete_user = self._client.register_script(scripts.DELETE_USER)
-        self._change = self._client.register_script(scripts.CHANGE)
-        self._changes = self._client.register_script(scripts.CHANGES)
+        register = self._client.register_script
+        self._appending, self._finding = register(scripts.APPEND), register(scripts.HISTORIES)
+        self._reading, self._deleting = register(scripts.SINCE), register(scripts.DELETE_USER)
+        self._changing, self._following = register(scripts.CHANGE), register(scripts.CHANGES)
 
     @classmethod
     def open(cls, url: str, *, name: str, timeout: float = 5.0, durable: bool = True) -> "ValkeyStore":
@@ -108,95 +89,6 @@ class ValkeyStore:
             raise
         return store
 
-    def append(self, events: Sequence[StoredEvent]) -> Appended:
-        """As in `EventStore`.
-
-        Where the connection broke between the server's work and its reply, the second try counts the events of the
-        first as duplicates.
-        """
-        unique = check_events(events)
-        if not unique:
-            return Appended(accepted=0, duplicates=0)
-        keys = _keys("cursor", "ids", "events")
-        places: dict[str, int] = {}
-        values: list[str | int] = []
-        for event in unique:
-            if event.user_id not in places:
-                keys.append(_user_key(event.user_id))
-                places[event.user_id] = len(keys)
-            values += [event.event_id, places[event.user_id], event.timestamp, _encode(event)]
-        accepted = self._asked(partial(self._append, keys=keys, args=values))
-        return Appended(accepted=accepted, duplicates=len(events) - accepted)
-
-    def history(self, user_id: str, *, limit: int) -> list[StoredEvent]:
-        """As in `EventStore`."""
-        return self.histories([user_id], limit=limit)[0]
-
-    def histories(self, user_ids: Sequence[str], *, limit: int) -> list[list[StoredEvent]]:
-        """As in `EventStore`; a moment of its own for every 200 users."""
-        found = self._newest(user_ids, limit=limit)
-        return [[StoredEvent(*event) for event in reversed(events)] for events in found]
-
-    def recent(self, user_ids: Sequence[str], *, limit: int) -> list[Recent]:
-        """As in `EventStore`; a moment of its own for every 200 users."""
-        found = self._newest(user_ids, limit=limit)
-        return [by_column([(item_id, time) for _, _, item_id, time, *_ in events]) for events in found]
-
-    def _newest(self, user_ids: Sequence[str], *, limit: int) -> list[list[list[Any]]]:
-        """Events of each user, newest first, as `_encode` wrote them."""
-        check_limit(limit)
-        users = [_user_key(check_id(user_id)) for user_id in user_ids]
-        found: list[list[list[Any]]] = []
-        for start in range(0, len(users), USERS_AT_ONCE):
-            keys = [*_keys("events"), *users[start : start + USERS_AT_ONCE]]
-            for history in self._asked(partial(self._histories, keys=keys, args=[limit])):
-                found.append([json.loads(event) for event in history])
-        return found
-
-    def since(self, cursor: int, *, limit: int) -> list[Arrival]:
-        """As in `EventStore`: the server runs one script at a time, so no number can appear late."""
-        place = check_cursor(cursor)
-        last = place + 1
-        check_limit(limit)
-        arrivals: list[Arrival] = []
-        while place < last and len(arrivals) < limit:
-            values = [place, limit - len(arrivals), NUMBERS_AT_ONCE]
-            told = self._asked(partial(self._since, keys=_keys("events", "cursor"), args=values))
-            place, last, found = int(told[0]), int(told[1]), told[2]
-            pairs = zip(found[::2], found[1::2], strict=True)
-            arrivals += [Arrival(int(number), StoredEvent(*json.loads(event))) for number, event in pairs]
-        return arrivals
-
-    def export_user(self, user_id: str) -> list[StoredEvent]:
-        """As in `EventStore`."""
-        return self.history(user_id, limit=MAX_LIMIT)
-
-    def delete_user(self, user_id: str) -> int:
-        """As in `EventStore`."""
-        keys = [_user_key(check_id(user_id)), *_keys("ids", "events")]
-        return int(self._asked(partial(self._delete_user, keys=keys)))
-
-    def put_items(self, rows: Sequence[ItemRow]) -> int:
-        """As in `CatalogueStore`."""
-        return self._changed("put", encode_rows(rows))
-
-    def remove_items(self, item_ids: Sequence[str]) -> int:
-        """As in `CatalogueStore`."""
-        return self._changed("remove", dict.fromkeys(check_item_ids(item_ids), ""))
-
-    def set_stock(self, stock: Mapping[str, Stock]) -> int:
-        """As in `CatalogueStore`."""
-        return self._changed("stock", encode_stock(stock))
-
-    def changes_since(self, version: int, *, limit: int) -> list[ItemChange]:
-        """As in `CatalogueStore`."""
-        values = [check_cursor(version, name="version"), check_limit(limit)]
-        keys = _keys("changes", "fields", "stock", "removed")
-        return [
-            decode_change(int(number), item_id, fields=fields, removed=bool(removed), stock=stock)
-            for number, item_id, fields, removed, stock in self._asked(partial(self._changes, keys=keys, args=values))
-        ]
-
     def ping(self) -> None:
         """As in `EventStore`."""
         self._asked(self._client.ping)
@@ -206,10 +98,56 @@ class ValkeyStore:
         self._closed = True
         self._client.connection_pool.disconnect()
 
-    def _changed(self, action: str, items: Mapping[str, str]) -> int:
+    def _append(self, events: Sequence[StoredEvent]) -> int:
+        keys = _keys("cursor", "ids", "events")
+        places: dict[str, int] = {}
+        values: list[str | int] = []
+        for event in events:
+            if event.user_id not in places:
+                keys.append(_user_key(event.user_id))
+                places[event.user_id] = len(keys)
+            values += [event.event_id, places[event.user_id], event.timestamp, _encode(event)]
+        return int(self._asked(partial(self._appending, keys=keys, args=values)))
+
+    def _newest(self, user_ids: Sequence[str], *, limit: int) -> list[list[list[Any]]]:
+        """As `_encode` wrote them; a moment of its own for every 200 users."""
+        users = [_user_key(user_id) for user_id in user_ids]
+        found: list[list[list[Any]]] = []
+        for start in range(0, len(users), USERS_AT_ONCE):
+            keys = [*_keys("events"), *users[start : start + USERS_AT_ONCE]]
+            for history in self._asked(partial(self._finding, keys=keys, args=[limit])):
+                found.append([json.loads(event) for event in history])
+        return found
+
+    def _newest_items(self, user_ids: Sequence[str], *, limit: int) -> list[list[tuple[str, int]]]:
+        found = self._newest(user_ids, limit=limit)
+        return [[(item_id, time) for _, _, item_id, time, *_ in events] for events in found]
+
+    def _since(self, cursor: int, *, limit: int) -> list[list[Any]]:
+        """The server runs one script at a time, so no number can appear late."""
+        last = cursor + 1
+        arrivals: list[list[Any]] = []
+        while cursor < last and len(arrivals) < limit:
+            values = [cursor, limit - len(arrivals), NUMBERS_AT_ONCE]
+            told = self._asked(partial(self._reading, keys=_keys("events", "cursor"), args=values))
+            cursor, last, found = int(told[0]), int(told[1]), told[2]
+            pairs = zip(found[::2], found[1::2], strict=True)
+            arrivals += [[int(number), *json.loads(event)] for number, event in pairs]
+        return arrivals
+
+    def _delete_user(self, user_id: str) -> int:
+        keys = [_user_key(user_id), *_keys("ids", "events")]
+        return int(self._asked(partial(self._deleting, keys=keys)))
+
+    def _change(self, action: Action, items: Mapping[str, str]) -> int:
         values = [part for item in items.items() for part in item]
         keys = _keys("version", "changes", "fields", "stock", "removed")
-        return int(self._asked(partial(self._change, keys=keys, args=[action, *values])))
+        return int(self._asked(partial(self._changing, keys=keys, args=[action, *values])))
+
+    def _changes_since(self, version: int, *, limit: int) -> list[list[Any]]:
+        keys = _keys("changes", "fields", "stock", "removed")
+        found: list[list[Any]] = self._asked(partial(self._following, keys=keys, args=[version, limit]))
+        return found
 
     def _asked(self, question: Callable[[], T]) -> T:
         if self._closed:
