@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sememe.core.errors import ConfigError, SememeError
+from sememe.core.errors import ArtifactError, ConfigError, SememeError
 from sememe.pipeline.opened import open_run, read_metrics
 from sememe.serve.canary import compare
 from sememe.serve.catalogue import CatalogueKeeper
@@ -66,7 +66,7 @@ class Activator:
 
         Raises:
             UnknownModelError: there is none of this name.
-            ArtifactError: it is damaged, or its stages do not belong together.
+            ArtifactError: it is damaged, of another version, or its stages do not belong together.
             ConfigError: it has not the row or the columns that the server was started for.
             CanaryError: it fails where the old one did not.
             SememeError: another change is under way.
@@ -108,7 +108,7 @@ class Activator:
         if name == self._name:
             served, pointer = self._current.served, point()
         else:
-            served = self._load(self._folder.path_of(name))
+            served = self._opened(name)
             canary = compare(self._current.served, served, self._canary)
             pointer = point()
             self._keeper.swap(served)
@@ -122,6 +122,19 @@ class Activator:
             canary=canary,
             seconds=round(time.monotonic() - started, 3),
         )
+
+    def _opened(self, name: str) -> Served:
+        try:
+            return self._load(self._folder.path_of(name))
+        except SememeError:
+            raise
+        except Exception as error:
+            # Files that are whole, and of another version: any line that reads them may be the one that fails.
+            _log.exception("model %s cannot be opened", name)
+            raise ArtifactError(
+                f"model {name} cannot be opened ({type(error).__name__}); the server's log says why",
+                fix="if another version made it, run the recipe again with this one",
+            ) from error
 
     def _entry(self, name: str, pointer: Pointer) -> ModelEntry:
         recipe = str(self._folder.describe(name)["models"][-1]["name"])

@@ -159,6 +159,18 @@ def test_a_model_that_cannot_be_opened_is_tried_once(serve: Any, folder: ModelFo
     wait_for(lambda: started.models().get("refused") is None)
 
 
+def test_a_model_of_another_version_is_refused(serve: Any, folder: ModelFolder) -> None:
+    def load(path: Path) -> Served:
+        if path.name == "tuesday":
+            raise KeyError("what it did not have yet")
+        return Served.load(path)
+
+    started = start(serve, folder, load=load)
+    told = started.activate("tuesday", status=409)
+    assert told["detail"].startswith("model tuesday cannot be opened (KeyError)") and "version" in told["fix"]
+    assert started.answering() == ["monday"] and started.models()["active"] == "monday"
+
+
 def wait_for(holds: Any) -> None:
     deadline = time.monotonic() + 20
     while not holds():
