@@ -3,7 +3,39 @@
 import numpy as np
 import pytest
 
-from sememe.data.lifelong import _cube_root, representatives
+from sememe.data.lifelong import ITERATIONS, _cube_roots, represent
+
+
+def representatives(vectors: np.ndarray, *, members: int) -> np.ndarray:
+    return np.flatnonzero(represent(vectors, np.array([len(vectors)]), members=members))
+
+
+def one_by_one(vectors: np.ndarray, *, members: int) -> list[int]:
+    """The same by recursion, cluster after cluster."""
+
+    def split(events: list[int]) -> list[list[int]]:
+        rows = vectors[events]
+        count = max(2, int(_cube_roots(np.array([len(events)]))[0]))
+        centers = rows[[part * (len(events) - 1) // (count - 1) for part in range(count)]]
+        for _ in range(ITERATIONS + 1):
+            owner = np.array([int(((centers - row) ** 2).sum(1).argmin()) for row in rows])
+            centers = np.array(
+                [rows[owner == part].mean(0) if part in owner else centers[part] for part in range(count)]
+            )
+        if len(set(owner.tolist())) == 1:
+            owner = (rows != rows[0]).any(1).astype(int)
+        return [[event for event, own in zip(events, owner, strict=True) if own == part] for part in sorted(set(owner))]
+
+    found, waiting = [], [list(range(len(vectors)))] if len(vectors) else []
+    while waiting:
+        events = waiting.pop()
+        parts = split(events) if len(events) > members else [events]
+        if len(parts) > 1:
+            waiting += parts
+        else:
+            rows = vectors[events]
+            found.append(events[int(((rows - rows.mean(0)) ** 2).sum(1).argmin())])
+    return sorted(found)
 
 
 def planted(groups: int, *, events: int, seed: int, noise: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
@@ -48,10 +80,19 @@ def test_equal_events_are_one_cluster_and_short_histories_are_what_they_are() ->
 
 
 def test_cube_roots_are_exact() -> None:
-    for root in range(1, 200):
-        assert [_cube_root(root**3 + step) for step in (-1, 0, 1)] == [root - 1, root, root]
+    roots = np.arange(1, 200)
+    for step, floors in ((-1, roots - 1), (0, roots), (1, roots)):
+        assert np.array_equal(_cube_roots(roots**3 + step), floors)
 
 
-def test_the_history_alone_decides() -> None:
-    vectors, _ = planted(5, events=90, seed=3, noise=1.0)
-    assert np.array_equal(representatives(vectors, members=4), representatives(vectors.copy(), members=4))
+@pytest.mark.parametrize("members", [1, 2, 5])
+def test_histories_of_a_batch_are_clustered_as_each_would_be_alone(members: int) -> None:
+    rng = np.random.default_rng(3)
+    lengths = np.array([40, 0, 1, 300, members, members + 1, 0, 7])
+    vectors = rng.standard_normal((lengths.sum(), 5)).astype(np.float32)
+    vectors[45:60] = vectors[44]
+    together = represent(vectors, lengths, members=members)
+    ends = np.cumsum(lengths)
+    for begin, end in zip(ends - lengths, ends, strict=True):
+        found = np.flatnonzero(together[begin:end]).tolist()
+        assert found == one_by_one(vectors[begin:end], members=members)
