@@ -1,5 +1,7 @@
 """A server in a test: its client, and a store that can be made to fail."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +11,26 @@ from starlette.types import ASGIApp
 
 from sememe.serve.service import Service
 from sememe.serve.stores.protocol import StoreDownError
+
+COMMAND = (sys.executable, "-c", "from sememe.cli.main import main; main()")
+
+
+def start_process(*words: str, environment: Mapping[str, str]) -> tuple["subprocess.Popen[str]", str]:
+    """`sememe serve WORDS` at a free port, once it takes requests, and its address; who calls ends it."""
+    child = subprocess.Popen(
+        [*COMMAND, "serve", *words, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    assert child.stdout is not None
+    lines = []
+    for line in child.stdout:
+        lines.append(line)
+        if line.startswith("listening on "):
+            return child, line.split()[-1]
+    raise AssertionError("".join(lines))
 
 
 class Flaky:

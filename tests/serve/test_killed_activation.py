@@ -2,35 +2,14 @@
 
 import contextlib
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import httpx
 import pytest
+from serving import start_process
 
 from sememe.serve.models import ModelFolder
-
-COMMAND = (sys.executable, "-c", "from sememe.cli.main import main; main()")
-
-
-def started(folder: Path, environment: dict[str, str]) -> tuple["subprocess.Popen[str]", str]:
-    """A server of `folder`, and its address."""
-    child = subprocess.Popen(
-        [*COMMAND, "serve", str(folder), "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-    assert child.stdout is not None
-    lines = []
-    for line in child.stdout:
-        lines.append(line)
-        if line.startswith("listening on "):
-            return child, line.split()[-1]
-    raise AssertionError("".join(lines))
 
 
 def activate(url: str, name: str) -> None:
@@ -46,7 +25,7 @@ def test_a_killed_activation_leaves_one_whole_model_active(
         shutil.copytree(run, tmp_path / "models" / name, ignore=shutil.ignore_patterns("serve", "models"))
     folder = ModelFolder(tmp_path / "models")
     folder.point_to("monday")
-    child, url = started(folder.path, quiet_environment)
+    child, url = start_process(str(folder.path), environment=quiet_environment)
     asking = threading.Thread(target=activate, args=(url, "tuesday"))
     asking.start()
     asking.join(after)
@@ -54,7 +33,7 @@ def test_a_killed_activation_leaves_one_whole_model_active(
     child.wait()
     asking.join()
     assert folder.pointer().active in ("monday", "tuesday")
-    child, url = started(folder.path, quiet_environment)
+    child, url = start_process(str(folder.path), environment=quiet_environment)
     try:
         told = httpx.get(f"{url}/v1/models").json()
         answering = [one["name"] for one in told["models"] if one["answering"]]

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,13 +13,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from serving import COMMAND, start_process
 
 from sememe.cli.serve import parse_settings
 from sememe.core.errors import ConfigError
 from sememe.serve.client import Ask, Client, NewEvent
 from sememe.serve.settings import Batching, ServeSettings
-
-COMMAND = (sys.executable, "-c", "from sememe.cli.main import main; main()")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,30 +39,10 @@ def process(
 ) -> Iterator[Process]:
     """A server; the last test that uses it stops it."""
     settings = ("drain_seconds=0.6", "limits.read_seconds=0.5", "limits.header_bytes=8192")
-    child = subprocess.Popen(
-        [
-            *COMMAND,
-            "serve",
-            str(served_run),
-            "--port",
-            "0",
-            "--store",
-            f"sqlite:///{tmp_path_factory.mktemp('store') / 'events.sqlite'}",
-            *(word for setting in settings for word in ("--set", setting)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=quiet_environment,
-    )
-    assert child.stdout is not None
-    lines = []
-    for line in child.stdout:
-        lines.append(line)
-        if line.startswith("listening on "):
-            break
-    assert lines and lines[-1].startswith("listening on "), "".join(lines)
-    yield Process(lines[-1].split()[-1], child)
+    words = [word for setting in settings for word in ("--set", setting)]
+    store = f"sqlite:///{tmp_path_factory.mktemp('store') / 'events.sqlite'}"
+    child, url = start_process(str(served_run), "--store", store, *words, environment=quiet_environment)
+    yield Process(url, child)
     if child.poll() is None:
         child.kill()
     child.wait()

@@ -1,7 +1,6 @@
 """The next day's model: trained on by what was collected, judged by the newest day, active only if it is better."""
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +21,6 @@ from sememe.serve.service import ModelSource
 from sememe.serve.settings import Histories, ServeSettings
 from sememe.serve.stores.open import open_store
 from sememe.serve.stores.protocol import ItemRow, Store, StoredEvent
-
-COMMAND = (sys.executable, "-c", "from sememe.cli.main import main; main()")
 
 
 def refresh(folder: ModelFolder, *words: str, settings: Sequence[str] = SETTINGS) -> int:
