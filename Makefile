@@ -15,6 +15,9 @@ EXTRAS := text als report tensorboard serve redis postgres dev
 # What a machine that only serves needs: the part of the lock that the image is made of.
 SERVER_LOCK := requirements/server.txt
 SERVER_EXTRAS := text serve redis postgres
+# pip-audit has an environment of its own: it needs what nothing else here does.
+AUDIT_VENV := .venv-audit
+AUDIT_LOCK := requirements/audit.txt
 # Empty: the package is copied into the environment, which then needs this directory no more.
 EDITABLE := --editable
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
@@ -27,7 +30,7 @@ PIP_INSTALL := $(PIP) install -qq --no-compile
 UV := $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo format lock clean
+.PHONY: help setup check test demo audit format lock clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +72,15 @@ test: check  ## set up, then everything that must hold: lint, types, layers, tes
 demo: $(STAMP)  ## set up, then recommend films from real ratings, end to end
 	$(BIN)/sememe demo
 
+audit:  ## look up known vulnerabilities of the locked packages; says so where they cannot be looked up
+	@if test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && \
+		$(AUDIT_VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-deps --require-hashes -r $(AUDIT_LOCK); \
+	} >/dev/null 2>&1; then \
+		$(AUDIT_VENV)/bin/python .ci/audit.py $(AUDIT_VENV)/bin/pip-audit $(LOCK) requirements/torch.txt; \
+	else \
+		echo "audit SKIPPED: pip-audit could not be installed"; \
+	fi
+
 format: $(STAMP)  ## put the code in its standard form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -82,7 +94,9 @@ lock:  ## write the locks in requirements/ anew from pyproject.toml
 		--constraints $(LOCK) --output-file $(SERVER_LOCK) \
 		--universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 		--no-annotate --no-header --no-emit-index-url --quiet
+	echo pip-audit | $(UV) pip compile - --output-file $(AUDIT_LOCK) --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --quiet $(LOCKFLAGS)
 
 clean:  ## remove the environment and all caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(AUDIT_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find sememe tests -name __pycache__ -type d -prune -exec rm -rf {} +
