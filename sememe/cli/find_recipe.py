@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sememe.recipes
+from sememe.cli.set_option import read_settings
 from sememe.core.config import apply_settings
 from sememe.core.errors import ConfigError, did_you_mean
 from sememe.pipeline.recipe import Recipe
@@ -49,7 +50,7 @@ def find_recipe(spec: str, *, settings: Sequence[str] = ()) -> Recipe:
     recipe = function(**({"size": _checked_size(function, size, name=name)} if size else {}))
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"{name} gave {type(recipe).__name__}", fix="return a sememe.pipeline.recipe.Recipe")
-    return apply_settings(recipe, dict(_setting(text) for text in settings))
+    return apply_settings(recipe, read_settings(settings, example="train.epochs=5"))
 
 
 def _built_in(name: str) -> RecipeFunction:
@@ -86,10 +87,3 @@ def _checked_size(function: RecipeFunction, size: str, *, name: str) -> str:
     if sizes and size not in sizes:
         raise ConfigError(f"recipe {name!r} has no size {size!r}", fix=did_you_mean(size, sizes))
     return size
-
-
-def _setting(text: str) -> tuple[str, str]:
-    path, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text} has no value", fix="write --set path=value, e.g. --set train.epochs=5")
-    return path.strip(), value.strip()

@@ -6,7 +6,7 @@ from typing import Annotated
 import cyclopts
 from rich.console import Console
 
-from sememe.core.errors import ConfigError
+from sememe.cli.set_option import read_settings
 
 console = Console(highlight=False)
 
@@ -82,7 +82,7 @@ def refresh(
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    plan = apply_settings(RefreshPlan(), dict(_pair(text) for text in settings))
+    plan = apply_settings(RefreshPlan(), read_settings(settings, example="hours=6"))
     models = ModelFolder(folder)
     models.pointer()
     opened = open_store(store or default_store(folder))
@@ -96,10 +96,3 @@ def refresh(
     say(done.gate.describe())
     say(f"{done.name} is active" if done.activated else f"the active model stays; {done.name} is beside it")
     raise SystemExit(0 if done.gate.passed else REFUSED)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    path, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text} has no value", fix="write e.g. --set hours=6")
-    return path.strip(), value.strip()

@@ -10,8 +10,9 @@ from urllib.parse import quote
 
 from rich.console import Console
 
+from sememe.cli.set_option import read_settings
 from sememe.core.config import apply_settings
-from sememe.core.errors import ConfigError, MissingExtraError
+from sememe.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from sememe.serve.settings import ServeSettings
@@ -91,11 +92,7 @@ def parse_settings(texts: Sequence[str]) -> "ServeSettings":
     """The default settings with `path=value` applied.  Raises ConfigError for a path that there is not."""
     from sememe.serve.settings import ServeSettings
 
-    pairs = [text.partition("=") for text in texts]
-    for text, (_, equals, _) in zip(texts, pairs, strict=True):
-        if not equals:
-            raise ConfigError(f"--set {text} has no value", fix="write e.g. --set batching.budget_ms=100")
-    return apply_settings(ServeSettings(), {path.strip(): value.strip() for path, _, value in pairs})
+    return apply_settings(ServeSettings(), read_settings(texts, example="batching.budget_ms=100"))
 
 
 def add_key(console: Console, file: Path, *, name: str, scopes: tuple[str, ...], per_second: float | None) -> None:
