@@ -85,7 +85,7 @@ class Lists:
     """Lists under way."""
 
     items: Tensor
-    """(N, A, j) int64, PAD from where a list has ended."""
+    """(N, A, j) int64, PAD from where a list has ended, and where a row has fewer lists."""
     scores: Tensor
     """(N, A, j) fp32: of the list up to each place; -inf from where it has ended."""
     total: Tensor
@@ -180,14 +180,14 @@ class SessionSearch:
         totals = (lists.total.unsqueeze(2) + gains).flatten(1)
         chosen = rank_best(totals, k=min(keep, totals.shape[1]))
         parents = chosen.columns // keep
-        items = found.items.view(rows, -1).gather(1, chosen.columns).masked_fill(chosen.values == NEVER, PAD)
-        scores = chosen.values.masked_fill(items == PAD, NEVER)
         before = parents.unsqueeze(2).expand(-1, -1, places)
-        return Lists(
-            items=torch.cat([lists.items.gather(1, before), items.unsqueeze(2)], 2),
-            scores=torch.cat([lists.scores.gather(1, before), scores.unsqueeze(2)], 2),
-            total=chosen.values,
+        item = found.items.view(rows, -1).gather(1, chosen.columns).unsqueeze(2)
+        # Where a row has fewer lists, there is nothing in the others.
+        items = torch.cat([lists.items.gather(1, before), item], 2).masked_fill(
+            chosen.values.unsqueeze(2) == NEVER, PAD
         )
+        scores = torch.cat([lists.scores.gather(1, before), chosen.values.unsqueeze(2)], 2)
+        return Lists(items, scores.masked_fill(items == PAD, NEVER), total=chosen.values)
 
 
 def _of_lists(allowed: Allowed, lists: int) -> Allowed:

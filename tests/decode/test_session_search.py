@@ -94,6 +94,19 @@ def test_a_list_has_no_item_twice_and_ends_where_nothing_is_left(lists: int) -> 
         assert (np.diff(ranked.scores[row, : len(left)]) <= 0).all()
 
 
+def test_where_there_are_fewer_lists_there_is_nothing() -> None:
+    model, trie = build(), Trie.build(CODES)
+    seen = torch.full((ROWS, 7), PAD)
+    seen[1, :4] = torch.arange(4)  # 6 lists of the 3 that are left
+    found = SessionSearch(width=9, lists=9).search(model, batch(), k=3, trie=trie, seen=seen)
+    assert found.items.shape == (ROWS, 9, 3)
+    alive = found.total > -np.inf
+    assert alive.sum(1).tolist() == [9, 6, 9, 9]
+    assert (found.items[alive] != PAD).all() and (found.items[~alive] == PAD).all()
+    torch.testing.assert_close(found.scores[:, :, -1], found.total)
+    assert len({tuple(row) for row in found.items[1, :6].tolist()}) == 6
+
+
 @pytest.mark.parametrize("lists", [1, 3])
 def test_users_of_a_batch_do_not_meet(lists: int) -> None:
     model, trie, search = build(), Trie.build(CODES), SessionSearch(width=4, lists=lists)
