@@ -25,12 +25,14 @@ from sememe.core.schema import Catalog, Codes, Int32Array, Interactions
 from sememe.core.seeding import generator
 from sememe.data.feedback_policy import SoftmaxPolicy
 from sememe.data.feedback_world import SHORTEST, FeedbackRules, FeedbackWorld, Reaction, UserState
-from sememe.data.simulator import DAY_MS, EPOCH_MS, YEAR_MS, PlantedWorld, World
+from sememe.data.simulator import DAY_MS, EPOCH_MS, PlantedWorld, World
 
 Float64Array = npt.NDArray[np.float64]
 
 EVENT_TYPES = ("dislike", "follow", "like", "skip", "view")
 """In the order of their codes; "view" where at least half was watched, "skip" where less."""
+ARRIVAL_MS = 14 * DAY_MS
+"""Users come first within so long, so that most are still there when the log ends."""
 LONGEST = 180.0
 """Seconds; no item is longer."""
 
@@ -171,7 +173,7 @@ class _Service:
         """The log, and the world after it."""
         random, world = generator(self.seed, "feedback", "sessions"), self.world
         sessions = random.integers(*self.plan.sessions_per_user, self.plan.num_users, endpoint=True)
-        begins = EPOCH_MS + (random.random(self.plan.num_users) * YEAR_MS).astype(np.int64)
+        begins = EPOCH_MS + (random.random(self.plan.num_users) * ARRIVAL_MS).astype(np.int64)
         frames = []
         for number in range(int(sessions.max())):
             users = np.flatnonzero(sessions > number)
