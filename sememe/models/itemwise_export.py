@@ -71,8 +71,12 @@ def _item_vectors(model: ItemWiseModel) -> FloatArray | None:
     device = model.writer.nodes.matrix.device
     every = torch.arange(model.items.num_items, device=device)
     vectors = np.empty((len(every), model.config.trunk.d_model), np.float32)
+    # In training, some items drawn anew each time are made to look new.
+    training = model.items.training
+    model.items.eval()
     for start in range(0, len(every), ITEMS_AT_ONCE):
         vectors[start : start + ITEMS_AT_ONCE] = _array(model.items(every[start : start + ITEMS_AT_ONCE]))
+    model.items.train(training)
     return vectors
 
 

@@ -75,6 +75,15 @@ def test_vectors_are_what_the_model_reads(own: bool, content: bool) -> None:
     assert weights.codes.codebook_sizes == model.codebook_sizes
 
 
+def test_a_model_in_training_is_told_as_it_answers() -> None:
+    model = built(replace(PART, cold_share=0.5))
+    answering = export_itemwise(model)
+    training = export_itemwise(model.train())
+    assert answering.item_vectors is not None and training.item_vectors is not None
+    np.testing.assert_array_equal(training.item_vectors, answering.item_vectors)
+    assert model.items.training
+
+
 def test_weights_are_shared_and_others_brought_to_fp32() -> None:
     model = built(replace(PART, depth=replace(PART.depth, node_vectors=False)))
     weights = export_itemwise(model)

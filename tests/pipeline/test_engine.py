@@ -16,6 +16,7 @@ from sememe.decode.graphed import GraphedSearch
 from sememe.decode.native.paths import native_status
 from sememe.decode.predicates import OneOf
 from sememe.decode.rules import Rules, any_of, none_of
+from sememe.models.itemwise import ItemWise
 from sememe.pipeline.engine import Answer, Engine, Request
 from sememe.pipeline.graphs import Graphs
 from sememe.pipeline.opened import Run, open_run
@@ -30,8 +31,14 @@ needs_kernel = pytest.mark.skipif(native_status().path is None, reason=native_st
 def run(reranked: Recipe, world_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a fitted last word, a plain beam, a rescored beam and a counting model."""
     views = (View("beam", BeamSearch(width=12)), *reranked.views)
+    assert isinstance(reranked.model, ItemWise)
+    # A model is another one in training, where it makes items look new.
+    model = replace(reranked.model, cold_share=0.3)
     return run_recipe(
-        replace(reranked, views=views), data=world_files, out=tmp_path_factory.mktemp("run"), say=lambda _: None
+        replace(reranked, views=views, model=model),
+        data=world_files,
+        out=tmp_path_factory.mktemp("run"),
+        say=lambda _: None,
     )
 
 
