@@ -51,7 +51,8 @@ def main() -> None:
                 for connections in options.connections
                 for _ in range(options.repeats)
             ]
-            result["memory_mib"] = {"before": before, "most": round(server.most_memory_mib())}
+            after = round(server.memory_mib())
+            result["memory_mib"] = {"before": before, "after": after, "most": round(server.most_memory_mib())}
             result["answering"] = httpx.get(f"{server.url}/v1/models").json()["active"]
     write_output(options.out, result)
     for row in result["levels"]:
