@@ -9,12 +9,13 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from sememe.align.labels import check_labels, label_values
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import Batch, FloatArray, Int64Array, Interactions
 from sememe.core.seeding import generator
 from sememe.data.event_inputs import EventInput, padded_event_inputs
-from sememe.data.feedback_columns import FLAGS, UNKNOWN_FLAG
 from sememe.data.ranges import padded
+from sememe.data.sessions import find_sessions
 from sememe.data.splits import Examples
 
 
@@ -24,7 +25,7 @@ class Prompts:
 
     Batch keys: "history" int32 (N, T) the events before it, left-aligned, PAD after the end; "lengths" int32 (N,);
     "user" int32 (N,); "target" int32 (N,) the item that was taken; "target_COLUMN" (N,) for each of `columns`;
-    "history_COLUMN" float32 (N, T) for each of `told`, NaN where nothing is known.
+    "history_LABEL" float32 (N, T) for each of `told`, NaN where nothing is known.
     """
 
     batch_size: int = 64
@@ -32,11 +33,12 @@ class Prompts:
     """Of each user only so many of the latest events; None: all."""
     least_history: int = 1
     """An event is a prompt where at least so many events lie before it."""
+    sessions: bool = False
+    """Whether only the first event of a session is a prompt, for models that write whole sessions."""
     columns: tuple[str, ...] = ()
     """Columns of the log that are told of the target: "rating", say, for rewards that read it."""
     told: tuple[str, ...] = ()
-    """Columns that are told of the events of the history, for rewards that read them: flags as 0 and 1, seconds by
-    their logarithm."""
+    """Labels (`sememe.align.labels`) that are told of the events of the history, for rewards that read them."""
 
     def source(
         self, train: Interactions, *, seed: int, max_history: int, events: tuple[EventInput, ...] = ()
@@ -50,16 +52,20 @@ class Prompts:
         for name in ("batch_size", "least_history", "newest"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"prompts.{name} is {getattr(self, name)}", fix="set it to 1 or more")
-        check_columns(train, (*self.columns, *self.told))
+        check_labels(train, (*self.columns, *self.told))
         lengths = train.lengths()
         after = np.arange(train.num_events) - np.repeat(train.offsets[:-1], lengths)
         asked = after >= self.least_history
         if self.newest is not None:
             asked &= after >= np.repeat(lengths - self.newest, lengths)
+        if self.sessions:
+            begins = np.zeros(train.num_events, np.bool_)
+            begins[find_sessions(train).starts] = True
+            asked &= begins
         places = np.flatnonzero(asked)
         if len(places) == 0:
             raise DataError(
-                f"no event of the training part has {self.least_history} events before it",
+                f"no event that could be a prompt has {self.least_history} events before it in the training part",
                 fix="lower prompts.least_history, or check the filters and the split",
             )
         return PromptSource(self, train, places, seed=seed, max_history=max_history, events=events)
@@ -81,6 +87,7 @@ class PromptSource:
         self.plan = plan
         self._log, self._places, self._seed = log, places, seed
         self._max_history, self._events = max_history, events
+        self._labels: dict[tuple[int, str], FloatArray] = {}
         self._order = lru_cache(maxsize=1)(self._shuffled)
 
     @property
@@ -104,9 +111,27 @@ class PromptSource:
             "user": users,
             "target": np.asarray(log.items[places], np.int32),
             **{f"target_{name}": np.asarray(log.columns[name][places]) for name in self.plan.columns},
-            **{f"history_{name}": _told(log, name, starts=starts, ends=places) for name in self.plan.told},
+            **{f"history_{name}": self._told(log, name, starts=starts, ends=places) for name in self.plan.told},
             **padded_event_inputs(log, self._events, starts=starts, ends=places),
         }
+
+    def at(self, log: Interactions, places: Int64Array) -> "PromptSource":
+        """The same at the events `places` of `log`, of which the training part is a part.
+
+        Raises DataError where there is none."""
+        if len(places) == 0:
+            raise DataError(
+                "no held-out user is left to be asked", fix="lower align.look_users, or ask of the training part"
+            )
+        return PromptSource(self.plan, log, places, seed=self._seed, max_history=self._max_history, events=self._events)
+
+    def _told(self, log: Interactions, label: str, *, starts: Int64Array, ends: Int64Array) -> FloatArray:
+        """(N, T) a label of the events `starts:ends`, NaN after the end."""
+        if (id(log), label) not in self._labels:
+            self._labels[id(log), label] = label_values(log, label)
+        places = starts[:, None] + np.arange(max(1, int((ends - starts).max(initial=0))))
+        inside = places < ends[:, None]
+        return np.where(inside, self._labels[id(log), label][np.where(inside, places, 0)], np.float32(np.nan))
 
     def _shuffled(self, epoch: int) -> Int64Array:
         return generator(self._seed, "prompts", epoch).permutation(self._places)
@@ -116,30 +141,3 @@ def held_out_places(log: Interactions, examples: Examples) -> Int64Array:
     """(examples,) where in the whole log the first target of each example stands."""
     places: Int64Array = log.offsets[examples.users] + examples.starts
     return places
-
-
-def _told(log: Interactions, name: str, *, starts: Int64Array, ends: Int64Array) -> FloatArray:
-    places = starts[:, None] + np.arange(max(1, int((ends - starts).max(initial=0))))
-    inside = places < ends[:, None]
-    values = readable_column(log.columns[name][np.where(inside, places, 0)], name=name)
-    return np.where(inside, values, np.float32(np.nan))
-
-
-def readable_column(values: npt.NDArray[np.generic], *, name: str) -> FloatArray:
-    """A column of feedback as numbers that a network can read, NaN where it is unknown; seconds by their logarithm."""
-    numbers = np.array(values, np.float32)
-    if name in FLAGS:
-        numbers[numbers == UNKNOWN_FLAG] = np.nan
-        return numbers
-    return (np.log1p(np.maximum(numbers, 0.0)) / 5.0).astype(np.float32)
-
-
-def check_columns(log: Interactions, columns: tuple[str, ...]) -> None:
-    """Raise DataError where the log lacks one of `columns`."""
-    for name in columns:
-        if name not in log.columns:
-            raise DataError(
-                f"the reward reads the column {name!r}, and these interactions have "
-                f"{sorted(log.columns) or 'no further columns'}",
-                fix=f"name the column of your file that holds it ({name}), or use a reward that does not read it",
-            )

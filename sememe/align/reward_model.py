@@ -1,7 +1,6 @@
 """A reward learned from feedback: the session reward model, fitted on the sessions that may be read.
 
-Shape legend: N rows, G samples of a row, S items of a list, T history positions, E events, F columns told of the
-history, O labels, R sessions.
+Shape legend: N rows, G samples of a row, S items of a list, T history positions, E events, O labels.
 """
 
 from collections.abc import Mapping
@@ -13,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sememe.align.prompts import check_columns, readable_column
+from sememe.align.labels import check_labels, label_values
 from sememe.align.protocol import Feedback
-from sememe.align.rewards import duration_quantiles
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import PAD, Batch, BoolArray, FloatArray, Int32Array, Interactions
 from sememe.core.seeding import generator
@@ -37,8 +35,8 @@ LISTS_AT_ONCE = 8192
 class SessionReward:
     """How a reward is learned from sessions, and what of it counts.
 
-    A label is a column of flags ("like"), or "watch_share", the watched share of an item, or "watch_quantile", where
-    its watch time stands among the same user's items of like duration.  Of a list, it is the mean over its items.
+    Labels are those of `sememe.align.labels`, in 0..1; of a list, a label is the mean over its items.  The same labels
+    are told of the history.
     """
 
     labels: tuple[str, ...] = ("watch_share", "like", "follow", "dislike")
@@ -52,25 +50,25 @@ class SessionReward:
     net: SessionRewardNet = SessionRewardNet()
     train: TrainPlan = field(
         default_factory=lambda: TrainPlan(
-            epochs=None, steps=1_000, optimizer=AdamW(lr=3e-3), precision="fp32", monitor="correlation"
+            epochs=None,
+            steps=600,
+            optimizer=AdamW(lr=5e-3, weight_decay=0.1, decay_embeddings=True),
+            precision="fp32",
+            validate_every=50,
+            monitor="correlation",
         )
     )
     batch_size: int = 256
 
     @property
-    def told(self) -> tuple[str, ...]:
-        """Columns that the history tells of its events."""
-        return tuple(sorted({column for label in self.labels for column in columns_of(label)}))
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Arrays of the batch that the fitted reward reads."""
-        return tuple(f"history_{column}" for column in self.told)
+        return tuple(f"history_{label}" for label in self.labels)
 
     def fit(self, feedback: Feedback, *, seed: int, scratch: Path) -> "FittedSessionReward":
         """Learn it.  Raises DataError where the log lacks a column, or no session may be read."""
         self._check()
-        check_columns(feedback.train, self.told)
+        check_labels(feedback.train, self.labels)
         lists = _Lists.of(self, feedback)
         held_out = generator(seed, "reward users").random(feedback.train.num_users) < HELD_OUT
         known, asked = lists.only(~held_out[lists.sessions.users]), lists.only(held_out[lists.sessions.users])
@@ -103,7 +101,6 @@ class SessionReward:
         return self.net.build(
             num_items=feedback.train.num_items,
             vectors=feedback.vectors,
-            told=len(self.told),
             labels=len(self.labels),
             seed=seed,
         )
@@ -180,18 +177,15 @@ class _Lists:
     sessions: Sessions
     labels: FloatArray
     """(E, O), NaN unknown"""
-    told: FloatArray
-    """(E, F), NaN unknown"""
 
     @classmethod
     def of(cls, part: SessionReward, feedback: Feedback) -> "_Lists":
         log = feedback.train
         sessions = find_sessions(log) if SESSION in log.columns else _single_events(log)
         readable = sessions.sums(~feedback.readable) == 0
-        told = np.stack([readable_column(log.columns[name], name=name) for name in part.told], 1)
         labels = np.stack([label_values(log, name) for name in part.labels], 1)
         later = sessions.starts > log.offsets[sessions.users]
-        return cls(part, log, sessions.only(readable & later), labels, told)
+        return cls(part, log, sessions.only(readable & later), labels)
 
     def only(self, chosen: BoolArray) -> "_Lists":
         """Those of some sessions."""
@@ -204,7 +198,7 @@ class _Lists:
         first = np.maximum(before - self.part.max_history, log.offsets[self.sessions.users[rows]])
         places = first[:, None] + np.arange(max(1, int((before - first).max(initial=0))))
         inside = places < before[:, None]
-        told = np.where(inside[:, :, None], self.told[np.where(inside, places, 0)], np.float32(np.nan))
+        told = np.where(inside[:, :, None], self.labels[np.where(inside, places, 0)], np.float32(np.nan))
         asked = starts[:, None] + np.arange(self.part.list_items)
         listed = asked < ends[:, None]
         labels = np.where(listed[:, :, None], self.labels[np.where(listed, asked, 0)], np.nan)
@@ -235,25 +229,6 @@ class _ListSource:
         length = random.integers(1, np.minimum(ends - starts, self._lists.part.list_items), endpoint=True)
         first = starts + random.integers(0, ends - starts - length, endpoint=True)
         return self._lists.batch(rows, starts=first, ends=first + length)
-
-
-def columns_of(label: str) -> tuple[str, ...]:
-    """Columns of the log that a label is made of."""
-    return ("watch_time", "duration") if label in ("watch_share", "watch_quantile") else (label,)
-
-
-def label_values(log: Interactions, label: str) -> FloatArray:
-    """(E,) the label of each event, 0..1, NaN where it is not known."""
-    if label not in ("watch_share", "watch_quantile"):
-        return readable_column(log.columns[label], name=label)
-    watched, duration = (np.asarray(log.columns[name], np.float64) for name in ("watch_time", "duration"))
-    known = np.isfinite(watched) & np.isfinite(duration) & (duration > 0)
-    found = np.full(len(watched), np.nan, np.float32)
-    if label == "watch_share":
-        found[known] = np.clip(watched[known] / duration[known], 0.0, 1.0)
-    else:
-        found[known] = duration_quantiles(watched[known], duration[known], log.users()[known])
-    return found
 
 
 def _single_events(log: Interactions) -> Sessions:

@@ -1,10 +1,9 @@
-"""Rewards that need no learning, labels that rewards are learned from, and the mixer.
+"""Rewards that need no learning, and the mixer.
 
 Rule and rank reward: MiniOneRec (arXiv 2510.24431).  Kept: both formulas.  Changed: a hit may be worth what the log
 says of it, such as a rating, in place of 1.
-Duration-aware quantile: OneRec V2 (arXiv 2508.20900), whose authors saw long videos win by their length alone.
 
-Shape legend: N rows, G samples of a row, S items of a sample, E events.
+Shape legend: N rows, G samples of a row, S items of a sample.
 """
 
 from collections.abc import Callable
@@ -13,13 +12,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sememe.align.protocol import Reward, RewardPart
 from sememe.core.errors import ConfigError
-from sememe.core.schema import PAD, Batch, BoolArray, FloatArray, Int32Array
-
-Numbers = npt.NDArray[np.generic]
+from sememe.core.schema import PAD, Batch, FloatArray, Int32Array
 
 
 @dataclass(frozen=True)
@@ -158,41 +154,3 @@ def hits(batch: Batch, lists: Int32Array) -> FloatArray:
     assert bool((target != PAD).all()), "a prompt has a target"
     found: FloatArray = (lists == target[:, None, None]).any(2).astype(np.float32)
     return found
-
-
-def duration_quantiles(
-    watched: Numbers, durations: Numbers, users: Numbers, *, base: float = 2.0, eps: float = 1.0
-) -> FloatArray:
-    """(E,) the percentile, in (0, 1), of each event's watch time among the same user's events of like duration.
-
-    Durations are alike where floor(log_base(duration + eps)) is the same; ties share the mean of their ranks.  What is
-    longer than others of its kind says that it was liked, whatever its kind's length.
-    """
-    bucket = np.floor(np.log(np.asarray(durations, np.float64) + eps) / np.log(base)).astype(np.int64)
-    order = np.lexsort((watched, bucket, users))
-    alike = _starts(np.asarray(users)[order], bucket[order])
-    tied = _starts(np.asarray(users)[order], bucket[order], np.asarray(watched)[order])
-    first = np.repeat(alike, np.diff(np.append(alike, len(order))))
-    counts = np.repeat(np.diff(np.append(alike, len(order))), np.diff(np.append(alike, len(order))))
-    ties = np.diff(np.append(tied, len(order)))
-    # Of a run of ties, the mean of the first and the last rank, from 1.
-    ranks = np.repeat(tied + (ties + 1) / 2.0, ties) - first
-    found = np.empty(len(order), np.float32)
-    found[order] = (ranks - 0.5) / counts
-    return found
-
-
-def _starts(*keys: Numbers) -> npt.NDArray[np.int64]:
-    """Where runs of equal keys begin."""
-    changed = np.zeros(len(keys[0]), np.bool_)
-    changed[:1] = True
-    for key in keys:
-        changed[1:] |= key[1:] != key[:-1]
-    return np.flatnonzero(changed)
-
-
-def duration_aware_labels(quantiles: FloatArray, negative: BoolArray, *, best_share: float = 0.25) -> FloatArray:
-    """(E,) V2's advantage from feedback: -1 where `negative`, 1 in the best share of the others, else 0."""
-    threshold = np.quantile(quantiles, 1.0 - best_share) if len(quantiles) else 0.0
-    best = (quantiles >= threshold).astype(np.float32)
-    return np.where(negative, np.float32(-1.0), best).astype(np.float32)

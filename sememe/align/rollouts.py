@@ -152,10 +152,14 @@ class _Walk:
 
 def groups_of_items(items: Tensor, log_probs: Tensor, *, trie: Trie) -> Groups:
     """Groups of one item each: `items` (N, G), PAD where there is none, and their log-probabilities (N, G)."""
-    drawn = items != PAD
+    return Groups(items.long().unsqueeze(2), codes_of_items(items, trie=trie), items != PAD, log_probs)
+
+
+def codes_of_items(items: Tensor, *, trie: Trie) -> Tensor:
+    """(..., L) int64 the codes of `items` (...); those of some item where there is PAD."""
     position = trie.positions[items.clamp(min=0).long()].long()
     codes = [column[trie.node_at(position, depth=level + 1)] for level, column in enumerate(trie.child_codes)]
-    return Groups(items.long().unsqueeze(2), torch.stack([code.long() for code in codes], 2), drawn, log_probs)
+    return torch.stack([code.long() for code in codes], -1)
 
 
 def most_probable_first(groups: Groups) -> Groups:

@@ -7,7 +7,7 @@ lie on one scale; there is no user embedding, so that it judges users whom it ne
 each event, as far as the log knows.  The final tower is the P-Score's of the Technical Report (arXiv 2506.13695): it
 reads what the towers found, and one number of its own is held to all the labels with their weights.
 
-Shape legend: N lists, S items of a list, T history positions, F feedback columns of the history, O labels, D width.
+Shape legend: N lists, S items of a list, T history positions, O labels, D width.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,9 @@ from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, FloatArray
 from sememe.core.seeding import derive_seed
 
+ALIKE = 2.0
+"""Length of queries and keys at the start: items alike attend to each other, others hardly."""
+
 
 @dataclass(frozen=True)
 class SessionRewardNet:
@@ -29,14 +32,12 @@ class SessionRewardNet:
     d_model: int = 32
     heads: int = 2
     hidden: int = 64
-    dropout: float = 0.1
+    dropout: float = 0.2
     item_embedding: bool = True
     """Whether an item has a vector of its own, beside its content."""
 
-    def build(
-        self, *, num_items: int, vectors: FloatArray | None, told: int, labels: int, seed: int
-    ) -> "SessionRewardModel":
-        """told: F; labels: O.
+    def build(self, *, num_items: int, vectors: FloatArray | None, labels: int, seed: int) -> "SessionRewardModel":
+        """labels: O.
 
         Raises ConfigError where items would have neither vector, or a size is below 1."""
         if min(self.d_model, self.heads, self.hidden) < 1 or self.d_model % self.heads:
@@ -50,29 +51,32 @@ class SessionRewardNet:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "session reward"))
-            return SessionRewardModel(self, num_items=num_items, vectors=vectors, told=told, labels=labels)
+            return SessionRewardModel(self, num_items=num_items, vectors=vectors, labels=labels)
 
 
 class SessionRewardModel(nn.Module):
     """Built by `SessionRewardNet.build`."""
 
-    def __init__(
-        self, config: SessionRewardNet, *, num_items: int, vectors: FloatArray | None, told: int, labels: int
-    ) -> None:
+    def __init__(self, config: SessionRewardNet, *, num_items: int, vectors: FloatArray | None, labels: int) -> None:
         super().__init__()
         width, hidden = config.d_model, config.hidden
         self.heads, self.dropout = config.heads, config.dropout
         self.own = nn.Embedding(num_items, width) if config.item_embedding else None
         if self.own is not None:
-            nn.init.normal_(self.own.weight, std=width**-0.5)
+            # From nothing, so that an item that was hardly met is what its content says.
+            nn.init.normal_(self.own.weight, std=width**-0.5 if vectors is None else 0.0)
         self.content: Tensor | None
         content = None if vectors is None else torch.from_numpy(vectors).float()
         self.register_buffer("content", content, persistent=False)
         self.project = None if content is None else nn.Linear(content.shape[1], width)
-        # Each column is told with whether it is known at all.
-        self.told = nn.Linear(2 * told, width) if told else None
+        # Each label is told with whether it is known at all.
+        self.told = nn.Linear(2 * labels, width)
         self.query, self.keys = nn.Linear(width, width), nn.Linear(width, 2 * width)
-        self.mix = _tower(3 * width, hidden, width)
+        # At the start an item attends to those that it is like: what came of them is the first guess.
+        nn.init.orthogonal_(self.query.weight, gain=ALIKE)
+        self.keys.weight.data[:width] = self.query.weight.data
+        self.alike = nn.LayerNorm(width)
+        self.mix = _tower(3 * width + (config.heads + 1) * labels, hidden, width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
         self.lower = nn.ModuleList(nn.Sequential(nn.Linear(width, hidden), nn.GELU()) for _ in range(labels))
@@ -82,20 +86,24 @@ class SessionRewardModel(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Logits of the labels and of the final tower.
 
-        batch: "lists" (N, S) and "history" (N, T) items, PAD where there is none; "told" (N, T, F) what came of the
-        history, NaN unknown, where the model was built for some.
+        batch: "lists" (N, S) and "history" (N, T) items, PAD where there is none; "told" (N, T, O) the labels of
+        the history, NaN unknown.
         Returns "label_logits" (N, O) and "score_logits" (N,).
         """
         lists, history = batch["lists"], batch["history"]
         listed, met = lists != PAD, history != PAD
         items = self._items(lists)
-        known = self._items(history)
-        if self.told is not None:
-            told = batch["told"]
-            known = known + self.told(torch.cat([told.nan_to_num(0.0), told.isfinite().to(told.dtype)], 2))
-        key, value = self.keys(known).chunk(2, 2)
-        taste = _attend(self.query(items), key, value, met, heads=self.heads)
-        items = self.mix(torch.cat([items, taste, items * taste], 2))
+        read, told = self._items(history), batch["told"]
+        known = read + self.told(torch.cat([told.nan_to_num(0.0), told.isfinite().to(told.dtype)], 2))
+        key, _ = self.keys(self.alike(read)).chunk(2, 2)
+        _, value = self.keys(known).chunk(2, 2)
+        query = self.query(self.alike(items))
+        taste = _attend(query, key, value, met, heads=self.heads)
+        # What came of items alike, as it is, and of all: the network need not find out by itself how to say so.
+        filled, usual = _around_mean(told)
+        heard = _attend(query, key, filled.repeat(1, 1, self.heads), met, heads=self.heads)
+        usual = usual.expand(-1, items.shape[1], -1)
+        items = self.mix(torch.cat([items, taste, items * taste, heard, usual], 2))
         query, key, value = self.qkv(self.norm(items)).chunk(3, 2)
         items = items + self.out(_attend(query, key, value, listed, heads=self.heads))
         share = listed.unsqueeze(2) / listed.sum(1).clamp(min=1)[:, None, None]
@@ -140,6 +148,13 @@ class RewardLoss:
 
 def _tower(width: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out))
+
+
+def _around_mean(told: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels (N, T, O) less their row's mean, 0 where unknown, and the means (N, 1, O)."""
+    known = told.isfinite()
+    means = told.nan_to_num(0.0).sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+    return (told - means).masked_fill(~known, 0.0), means
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, readable: Tensor, *, heads: int) -> Tensor:

@@ -20,21 +20,22 @@ import torch
 from torch import nn
 
 from sememe.align.policy import Learner, Steering
-from sememe.align.prompts import Prompts, PromptSource
+from sememe.align.prompts import Prompts, PromptSource, held_out_places
 from sememe.align.rollouts import RolloutSource, is_input, judged
 from sememe.core.artifact import LOGS, Manifest
 from sememe.core.config import to_tree
+from sememe.core.errors import DataError
 from sememe.core.seeding import derive_seed, generator
 from sememe.data.splits import Examples
 from sememe.pipeline.align_plan import BEFORE, REFUSED, STEP, AlignPlan
 from sememe.pipeline.gate import KL, REWARD, Measures, Verdict, judge
-from sememe.pipeline.learned_rewards import ReadyReward, ready_reward
+from sememe.pipeline.learned_rewards import ReadyReward, lacking_feedback, ready_reward
 from sememe.pipeline.measuring import Panel, without_last_word
 from sememe.pipeline.prepare import ItemSpace, World
 from sememe.pipeline.recipe import BatchSource, Recipe
 from sememe.pipeline.recommend import Recommender
 from sememe.pipeline.reranking import fit_rerank, prepare_rerank
-from sememe.pipeline.stages import StageStore, Workbench
+from sememe.pipeline.stages import Say, StageStore, Workbench
 from sememe.pipeline.trained import (
     MACHINE_SETTINGS,
     WEIGHTS,
@@ -100,6 +101,27 @@ def align_model(
     if verdict.promoted:
         return Aligned(aligned, _called(trained, BEFORE), verdict, gate)
     return Aligned(trained, _called(aligned, REFUSED), verdict, gate)
+
+
+def lacks_feedback(recipe: Recipe, world: World, *, say: Say) -> bool:
+    """Whether the data lacks what the alignment of `recipe` needs, which is then said, and left out.
+
+    Raises:
+        DataError: the plan does not want it left out.
+    """
+    plan = recipe.align
+    if plan is None:
+        return False
+    found = lacking_feedback(world.split.train(), plan.reward, plan.gate.judge, reads=plan.gate.reads)
+    if found is None:
+        return False
+    if plan.without_feedback == "refuse":
+        raise DataError(
+            f"recipe {recipe.name!r} cannot be aligned: {found}",
+            fix="give data with these columns, another reward, or set align.without_feedback=skip",
+        )
+    say(f"  {recipe.name}: NOT ALIGNED, since {found}")
+    return True
 
 
 def _called(trained: TrainedModel, row: str) -> TrainedModel:
@@ -231,10 +253,13 @@ class _Alignment:
 
     def prompts(self, *, seed: int) -> BatchSource:
         """What the policy is asked."""
-        if not isinstance(self.plan.prompts, Prompts):
-            source: BatchSource = self.plan.prompts.source(self.world.split.train(), seed=seed)
+        source = self._asker(_telling(self.plan.prompts, self.plan.reward), seed=seed)
+        if self.plan.asked_of == "training":
             return source
-        return self._asker(_telling(self.plan.prompts, self.plan.reward), seed=seed)
+        asked, log = self.steering()[0], self.world.interactions
+        later = slice(self.plan.look_users, None)
+        asked = Examples(users=asked.users[later], starts=asked.starts[later], ends=asked.ends[later])
+        return source.at(log, held_out_places(log, asked))
 
     def _asker(self, prompts: Prompts, *, seed: int) -> PromptSource:
         known = self.trained.recommender
@@ -267,11 +292,10 @@ class _Alignment:
     def panel(self, examples: Examples, stream: int, *, most: int | None = None) -> Panel:
         """Some users with the judge."""
         rows = slice(0, most)
-        asked = self.plan.prompts if isinstance(self.plan.prompts, Prompts) else Prompts()
         return Panel(
             split=self.world.split,
             examples=Examples(users=examples.users[rows], starts=examples.starts[rows], ends=examples.ends[rows]),
-            asker=self._asker(_telling(asked, self.plan.gate.judge), seed=self.seed),
+            asker=self._asker(_telling(self.plan.prompts, self.plan.gate.judge), seed=self.seed),
             judge=self.judge.reward,
             list_items=self.plan.gate.list_items,
             samples=self.plan.gate.samples,

@@ -55,8 +55,10 @@ class AlignPlan:
     """Reads "sample_log_probs"; `sememe.objectives` has GRPO, ECPO, GBPO, DPO and RewardWeighted."""
     reward: Any = Mix((RuleReward(), RankReward()))
     """A `Reward`, a `RewardPart` that is learned first, or a `Mix` of such."""
-    prompts: Any = Prompts()
-    """`Prompts`, or batches of the log that the model reads."""
+    prompts: Prompts = Prompts()
+    asked_of: Literal["training", "steering"] = "training"
+    """Whose events are the prompts: those of the training part, whose targets a model may know by heart, or the
+    held-out ones of half of the validation users, by whom the gate does not judge."""
     sampler: Any = BeamGroups()
     scores: GroupScores | BestAndWorst = GroupScores()
     policy: Literal["current", "round"] = "current"
@@ -88,6 +90,9 @@ class AlignPlan:
     """Parts of the model that are trained, by the beginnings of their names; all where empty."""
     look_users: int = 500
     """Steering users that a look asks."""
+    without_feedback: Literal["refuse", "skip"] = "refuse"
+    """What to do with data that lacks what the rewards read: refuse it, or leave the model as it was trained, and say
+    so."""
     gate: GatePlan = GatePlan()
 
     def check(self) -> None:
@@ -113,6 +118,10 @@ class AlignPlan:
                 f"align.policy is {self.policy!r} and align.reference {self.reference!r}",
                 fix="policy: current or round; reference: start, round or none",
             )
+        if self.without_feedback not in ("refuse", "skip"):
+            raise ConfigError(f"align.without_feedback is {self.without_feedback!r}", fix="set it to refuse or skip")
+        if self.asked_of not in ("training", "steering"):
+            raise ConfigError(f"align.asked_of is {self.asked_of!r}", fix="set it to training or steering")
         for name in ("users", "samples", "list_items"):
             if getattr(self.gate, name) < 2 - (name == "list_items"):
                 raise ConfigError(f"align.gate.{name} is {getattr(self.gate, name)}", fix="set it higher")

@@ -87,6 +87,12 @@ def _check_align(recipe: Recipe) -> None:
             f"recipe {recipe.name!r} is to be aligned, and only networks that write semantic IDs can be",
             fix="leave align out, or use a generator with a tokenizer",
         )
+    if recipe.align.asked_of == "steering" and recipe.rerank is not None:
+        raise ConfigError(
+            f"recipe {recipe.name!r} asks held-out users in its alignment, on whom its last word is fitted too: there "
+            "it would trust the model too much",
+            fix="set align.asked_of=training, or leave rerank out",
+        )
     taken = sorted({BEFORE, REFUSED} & {view.name for view in recipe.views})
     if taken:
         raise ConfigError(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from sememe.align.labels import columns_of
 from sememe.align.protocol import Feedback, Reward, RewardPart
 from sememe.align.rewards import learned_parts, with_learned
 from sememe.core.errors import DataError
@@ -70,6 +71,19 @@ def ready_reward(
     )
     hashes = {f"{role} {place}": manifest.content_hash for place, manifest in enumerate(manifests.values())}
     return ReadyReward(reward, hashes)
+
+
+def lacking_feedback(train: Interactions, *rewards: Any, reads: Reads) -> str | None:
+    """What the log lacks of what `rewards` read, as a sentence; None where nothing is lacking."""
+    told = {name.partition("_")[2] for reward in rewards for name in reward.names if "_" in name}
+    read = {column for label in told for column in columns_of(label)}
+    missing = sorted(read - set(train.columns))
+    if missing:
+        return f"its rewards read {', '.join(missing)}, and the log has {', '.join(sorted(train.columns)) or 'neither'}"
+    random = np.asarray(train.columns.get("random_exposure", np.zeros(train.num_events, np.int8))) == 1
+    if reads == "random_exposure" and any(learned_parts(reward) for reward in rewards) and not random.any():
+        return "its judge reads what was shown uniformly at random, and nothing in the log was"
+    return None
 
 
 def readable_events(train: Interactions, *, role: Role, reads: Reads, seed: int) -> BoolArray:

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sememe.align.policy import log_probs_now
 from sememe.align.prompts import PromptSource, held_out_places
 from sememe.align.protocol import Reward
 from sememe.align.rollouts import IndependentGroups, check_names, is_input
 from sememe.core.schema import Batch, Int32Array
 from sememe.core.seeding import derive_seed
 from sememe.data.splits import Examples, Split
+from sememe.decode.protocol import TensorBatch
 from sememe.pipeline.evaluate import judge as judge_lists
 from sememe.pipeline.gate import KL, REWARD, Measures
 from sememe.pipeline.recipe import EvaluationPlan
@@ -28,6 +28,9 @@ DEPTHS = (10, 50)
 """List lengths that the gate compares."""
 FIRST_CODES = 10
 """Best first codes among which the target's is looked for."""
+
+LARGEST_GAP = 100.0
+"""Nats of a code that the reference gives no chance."""
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -84,29 +87,18 @@ class Panel:
     def _samples(self, recommender: Recommender, prompt: Batch, *, before: Any) -> dict[str, Float64Array]:
         """What the policy says and draws, beyond lists."""
         model, trie = recommender.model, recommender.trie
-        model.eval()
+        for network in (model, before):
+            if network is not None:
+                network.eval()
         tensors = to_tensors({name: values for name, values in prompt.items() if is_input(name)}, recommender.device)
-        free = self._draw(model, tensors, trie=trie, under_trie=False)
+        sampler = IndependentGroups(size=self.samples, under_trie=False)
+        free = sampler.draw(model, tensors, trie=trie, seen=None, seed=derive_seed(self.seed, "panel"))
+        drift = torch.zeros(len(free.drawn)) if before is None else policy_kl(model, before, tensors, free.codes)
         return {
             "legality": free.legal.double().mean(1).cpu().numpy(),
             f"level1@{FIRST_CODES}": self._first_code(model, tensors, prompt, trie=trie),
-            KL: self._drift(model, tensors, trie=trie, before=before),
+            KL: drift.double().cpu().numpy(),
         }
-
-    def _draw(self, model: Any, tensors: dict[str, Tensor], *, trie: Any, under_trie: bool) -> Any:
-        sampler = IndependentGroups(size=self.samples, under_trie=under_trie)
-        return sampler.draw(model, tensors, trie=trie, seen=None, seed=derive_seed(self.seed, "panel"))
-
-    def _drift(self, model: Any, tensors: dict[str, Tensor], *, trie: Any, before: Any) -> Float64Array:
-        """(N,) the KL to the model before: the mean log ratio over samples of this one.
-
-        Unbiased; the estimator that objectives use, never negative, has no bounded variance once drift is large."""
-        if before is None:
-            return np.zeros(len(next(iter(tensors.values()))))
-        drawn = self._draw(model, tensors, trie=trie, under_trie=True)
-        ours, theirs = (log_probs_now(one, tensors, drawn.codes).sum(2) for one in (model, before))
-        drift: Float64Array = (ours - theirs).double().mean(1).cpu().numpy()
-        return drift
 
     @torch.no_grad()
     def _first_code(self, model: Any, tensors: dict[str, Tensor], prompt: Batch, *, trie: Any) -> Float64Array:
@@ -123,6 +115,24 @@ class Panel:
 class _Listed:
     items: Int32Array
     per_row: dict[str, Float64Array]
+
+
+@torch.no_grad()
+def policy_kl(policy: Any, reference: Any, batch: TensorBatch, codes: Tensor) -> Tensor:
+    """(N,) KL(policy || reference) in nats: summed over the codes of each level, averaged over prefixes that `policy`
+    drew, the first codes of `codes` (N, G, L).  Unbiased, never negative, and steady however large the drift is."""
+    states = [model.encode(batch) for model in (policy, reference)]
+    group = codes.shape[1]
+    total = torch.zeros(len(codes), device=codes.device)
+    for level in range(codes.shape[2]):
+        told: tuple[Tensor | None, Tensor | None] = (None, None)
+        if level:
+            own = torch.arange(group, device=codes.device) * (level > 1)
+            told = codes[:, :, level - 1], own.expand(len(codes), -1)
+        ours, theirs = (model.step(state, *told) for model, state in zip((policy, reference), states, strict=True))
+        gaps = (ours - theirs).clamp(max=LARGEST_GAP).masked_fill(ours == -torch.inf, 0.0)
+        total += (ours.exp() * gaps).sum(2).mean(1)
+    return total
 
 
 def without_last_word(recommender: Recommender) -> Recommender:

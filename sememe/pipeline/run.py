@@ -16,7 +16,7 @@ import polars as pl
 
 from sememe.core.artifact import Manifest, only_writer, write_file
 from sememe.core.config import to_tree, tree_hash
-from sememe.pipeline.align import Aligned, align_model
+from sememe.pipeline.align import Aligned, align_model, lacks_feedback
 from sememe.pipeline.checks import check_recipe
 from sememe.pipeline.evaluate import compare_models, seed_means
 from sememe.pipeline.judging import CALIBRATION, evaluate_reading, readings
@@ -59,11 +59,12 @@ def run_recipe(
         # Then the models: a setting of the last one must not wait until those before it are trained.
         for member, seed, items in prepared:
             check_model(member, world, items, seed=seed)
+            lacks_feedback(member, world, say=lambda _: None)
         found = Findings()
         for member, seed, items in prepared:
             trained = train_model(stages, member, world, items, seed=seed)
             models = [trained]
-            if member.align is not None:
+            if member.align is not None and not lacks_feedback(member, world, say=say):
                 aligned = align_model(stages, trained, world)
                 found.take_verdict(aligned)
                 models = [aligned.other, aligned.deployed]

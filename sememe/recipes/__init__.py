@@ -4,6 +4,7 @@ from sememe.recipes.bsarec import bsarec
 from sememe.recipes.esasrec import esasrec
 from sememe.recipes.item_knn import item_knn
 from sememe.recipes.itemwise import itemwise
+from sememe.recipes.itemwise_aligned import itemwise_aligned
 from sememe.recipes.onerec import onerec
 from sememe.recipes.onerec_v2 import onerec_v2
 from sememe.recipes.popularity import popularity
@@ -17,6 +18,7 @@ __all__ = [
     "esasrec",
     "item_knn",
     "itemwise",
+    "itemwise_aligned",
     "onerec",
     "onerec_v2",
     "popularity",

@@ -5,16 +5,9 @@ import pytest
 import torch
 from align_world import of_items
 
+from sememe.align.labels import duration_aware_labels, duration_quantiles
 from sememe.align.pairs import BestAndWorst
-from sememe.align.rewards import (
-    DiscountedHit,
-    Gain,
-    Mix,
-    RankReward,
-    RuleReward,
-    duration_aware_labels,
-    duration_quantiles,
-)
+from sememe.align.rewards import DiscountedHit, Gain, Mix, RankReward, RuleReward
 from sememe.align.scores import GroupScores, format_choice
 from sememe.core.errors import ConfigError
 from sememe.objectives.dpo import DPO

@@ -1,0 +1,89 @@
+"""What the log says of its events, as numbers that rewards learn and read.
+
+A label is a column of flags ("like"), another column, or one of two that are worked out: "watch_share", the watched
+share of an item, and "watch_quantile", where its watch time stands among the same user's items of like duration, as
+OneRec V2 has it (arXiv 2508.20900), whose authors saw long videos win by their length alone.
+
+Shape legend: E events.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from sememe.core.errors import DataError
+from sememe.core.schema import BoolArray, FloatArray, Interactions
+from sememe.data.feedback_columns import FLAGS, UNKNOWN_FLAG
+
+Numbers = npt.NDArray[np.generic]
+WATCH_SHARE, WATCH_QUANTILE = "watch_share", "watch_quantile"
+
+
+def columns_of(label: str) -> tuple[str, ...]:
+    """Columns of the log that a label is made of."""
+    return ("watch_time", "duration") if label in (WATCH_SHARE, WATCH_QUANTILE) else (label,)
+
+
+def check_labels(log: Interactions, labels: tuple[str, ...]) -> None:
+    """Raise DataError where the log lacks a column of one of `labels`."""
+    for name in dict.fromkeys(column for label in labels for column in columns_of(label)):
+        if name not in log.columns:
+            raise DataError(
+                f"the reward reads the column {name!r}, and these interactions have "
+                f"{sorted(log.columns) or 'no further columns'}",
+                fix=f"name the column of your file that holds it ({name}), or use a reward that does not read it",
+            )
+
+
+def label_values(log: Interactions, label: str) -> FloatArray:
+    """(E,) the label of each event, NaN where it is not known; flags, shares and quantiles lie in 0..1."""
+    if label not in (WATCH_SHARE, WATCH_QUANTILE):
+        values = np.array(log.columns[label], np.float32)
+        if label in FLAGS:
+            values[values == UNKNOWN_FLAG] = np.nan
+        return values
+    watched, duration = (np.asarray(log.columns[name], np.float64) for name in columns_of(label))
+    known = np.isfinite(watched) & np.isfinite(duration) & (duration > 0)
+    found = np.full(len(watched), np.nan, np.float32)
+    if label == WATCH_SHARE:
+        found[known] = np.clip(watched[known] / duration[known], 0.0, 1.0)
+    else:
+        found[known] = duration_quantiles(watched[known], duration[known], log.users()[known])
+    return found
+
+
+def duration_quantiles(
+    watched: Numbers, durations: Numbers, users: Numbers, *, base: float = 2.0, eps: float = 1.0
+) -> FloatArray:
+    """(E,) the percentile, in (0, 1), of each event's watch time among the same user's events of like duration.
+
+    Durations are alike where floor(log_base(duration + eps)) is the same; ties share the mean of their ranks.  What is
+    longer than others of its kind says that it was liked, whatever its kind's length.
+    """
+    bucket = np.floor(np.log(np.asarray(durations, np.float64) + eps) / np.log(base)).astype(np.int64)
+    order = np.lexsort((watched, bucket, users))
+    alike = _starts(np.asarray(users)[order], bucket[order])
+    tied = _starts(np.asarray(users)[order], bucket[order], np.asarray(watched)[order])
+    first = np.repeat(alike, np.diff(np.append(alike, len(order))))
+    counts = np.repeat(np.diff(np.append(alike, len(order))), np.diff(np.append(alike, len(order))))
+    ties = np.diff(np.append(tied, len(order)))
+    # Of a run of ties, the mean of the first and the last rank, from 1.
+    ranks = np.repeat(tied + (ties + 1) / 2.0, ties) - first
+    found = np.empty(len(order), np.float32)
+    found[order] = (ranks - 0.5) / counts
+    return found
+
+
+def _starts(*keys: Numbers) -> npt.NDArray[np.int64]:
+    """Where runs of equal keys begin."""
+    changed = np.zeros(len(keys[0]), np.bool_)
+    changed[:1] = True
+    for key in keys:
+        changed[1:] |= key[1:] != key[:-1]
+    return np.flatnonzero(changed)
+
+
+def duration_aware_labels(quantiles: FloatArray, negative: BoolArray, *, best_share: float = 0.25) -> FloatArray:
+    """(E,) V2's advantage from feedback: -1 where `negative`, 1 in the best share of the others, else 0."""
+    threshold = np.quantile(quantiles, 1.0 - best_share) if len(quantiles) else 0.0
+    best = (quantiles >= threshold).astype(np.float32)
+    return np.where(negative, np.float32(-1.0), best).astype(np.float32)

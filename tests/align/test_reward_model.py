@@ -1,0 +1,105 @@
+"""The session reward model learns a planted taste from feedback, scores users whom it never met, and is kept."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from align_world import LOG, WORLD
+
+from sememe.align.prompts import Prompts
+from sememe.align.protocol import Feedback
+from sememe.align.reward_model import SessionReward
+from sememe.core.errors import ConfigError, DataError
+from sememe.core.schema import Interactions
+from sememe.data.feedback_simulator import FeedbackSimulator
+from sememe.models.reward import SessionRewardNet
+from sememe.train.optim import AdamW
+from sememe.train.plan import TrainPlan
+
+CPU = torch.device("cpu")
+SMALL = SessionReward(
+    net=SessionRewardNet(d_model=16, hidden=32),
+    train=TrainPlan(
+        epochs=None,
+        steps=80,
+        optimizer=AdamW(lr=1e-2, weight_decay=0.1, decay_embeddings=True),
+        precision="fp32",
+        validate_every=40,
+        monitor="correlation",
+        threads=1,
+    ),
+    max_history=20,
+    batch_size=128,
+)
+MADE = FeedbackSimulator(num_users=250).generate(seed=0)
+
+
+def feedback(log: Interactions = MADE.interactions, *, users: slice = slice(None)) -> Feedback:
+    readable = np.zeros(log.num_users, np.bool_)
+    readable[users] = True
+    return Feedback(log, readable[log.users()], codes=None, vectors=MADE.catalog.vectors, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> object:
+    return SMALL.fit(feedback(users=slice(0, 200)), seed=0, scratch=tmp_path_factory.mktemp("fit"))
+
+
+def test_it_prefers_what_users_whom_it_never_met_would_like(fitted: object) -> None:
+    """A list for each topic: their scores go with the user's true tastes."""
+    log, world = MADE.interactions, MADE.world
+    prompts = Prompts(batch_size=50, told=SMALL.labels).source(log, seed=0, max_history=20)
+    users = np.arange(200, 250)
+    batch = prompts.ask(log, log.offsets[users + 1] - 1)
+    rng = np.random.default_rng(0)
+    topics = np.arange(world.taste.shape[1])
+    lists = np.stack([[rng.choice(np.flatnonzero(world.topics == topic), 3) for topic in topics] for _ in users])
+    scores = fitted.score(batch, lists.astype(np.int32))  # type: ignore[attr-defined]
+    assert scores.shape == (50, 16) and scores.dtype == np.float32
+    alike = [np.corrcoef(ours, truth)[0, 1] for ours, truth in zip(scores, world.taste[users], strict=True)]
+    assert np.mean(alike) > 0.3
+
+
+def test_what_was_fitted_is_kept(fitted: object) -> None:
+    again = SMALL.load(fitted.state(), feedback=feedback())  # type: ignore[attr-defined]
+    log = MADE.interactions
+    batch = Prompts(batch_size=4, told=SMALL.labels).source(log, seed=0, max_history=20)(0)
+    lists = np.array([[[1, 2, 3], [4, 5, -1]]] * 4, np.int32)
+    np.testing.assert_array_equal(again.score(batch, lists), fitted.score(batch, lists))  # type: ignore[attr-defined]
+    assert set(again.names) == {"history_watch_share", "history_like", "history_follow", "history_dislike"}
+
+
+def test_the_final_tower_scores_too(tmp_path: Path) -> None:
+    part = replace(SMALL, score="p_score", train=replace(SMALL.train, steps=4, validate_every=2))
+    made = part.fit(feedback(), seed=0, scratch=tmp_path)
+    batch = Prompts(batch_size=4, told=SMALL.labels).source(MADE.interactions, seed=0, max_history=20)(0)
+    scores = made.score(batch, np.array([[[1], [4]]] * 4, np.int32))
+    assert ((scores > 0) & (scores < 1)).all()
+
+
+def test_a_longer_list_of_the_same_item_is_on_the_same_scale(fitted: object) -> None:
+    """The mean over a list takes the place of a sum: one item or five of it are worth about as much."""
+    batch = Prompts(batch_size=8, told=SMALL.labels).source(MADE.interactions, seed=1, max_history=20)(0)
+    lists = np.full((8, 2, 5), -1, np.int32)
+    lists[:, 0, :1], lists[:, 1] = 7, 7
+    one, five = fitted.score(batch, lists).T  # type: ignore[attr-defined]
+    np.testing.assert_allclose(one, five, atol=1e-5)
+
+
+def test_what_cannot_be_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the reward reads the column 'watch_time'"):
+        SMALL.fit(feedback_of_plain_log(), seed=0, scratch=tmp_path)
+    with pytest.raises(ConfigError, match="4 labels and 1 weights"):
+        replace(SMALL, weights=(1.0,)).fit(feedback(), seed=0, scratch=tmp_path)
+    with pytest.raises(ConfigError, match="score is 'best'"):
+        replace(SMALL, score="best").fit(feedback(), seed=0, scratch=tmp_path)
+    with pytest.raises(DataError, match="0 sessions may be read"):
+        SMALL.fit(feedback(users=slice(0, 0)), seed=0, scratch=tmp_path)
+    with pytest.raises(ConfigError, match="neither a vector of their own nor content"):
+        SessionRewardNet(item_embedding=False).build(num_items=5, vectors=None, labels=1, seed=0)
+
+
+def feedback_of_plain_log() -> Feedback:
+    return Feedback(LOG, np.ones(LOG.num_events, np.bool_), None, WORLD.catalog.vectors, CPU)
