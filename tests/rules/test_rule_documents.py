@@ -12,7 +12,7 @@ INDENTED = re.compile(r"(?:^ {4}[^\n]*\n?)+", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
 VERB = re.compile(r"(?<![\w./-])(?:\.venv/bin/)?sememe +([a-z][\w-]*)")
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
-PATH = re.compile(r"`((?:sememe|tests|docs|benchmarks|examples|requirements)/[\w./-]*\w)`")
+PATH = re.compile(r"`((?:sememe|tests|docs|benchmarks|examples|requirements|deploy)/[\w./-]*\w)`")
 
 
 @dataclass(frozen=True)
