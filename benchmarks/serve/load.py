@@ -11,7 +11,8 @@ several times: all rates are told, and the rest is that of the best one.
 
 "of_a_request_ms" is from one connection, so that nobody waits for anybody: what the client sees, of that what the
 server's own clock sees from the first byte of a body to the answer's last, and of that the search and the store.
-"processor_ms" is processor time per request at each level: of the event loop, and of all other threads.
+"processor_ms" is processor time per request at each level: of the event loop, and of all other threads.  "memory_mib"
+is what is resident when the server is ready, after all loads, and at most ever.
 """
 
 import argparse
@@ -70,7 +71,8 @@ def measure(run: Path, model: str, *, repeats: int, seconds: int) -> dict[str, A
             for connections in BATCH_LEVELS:
                 told = level(server, users, connections=connections, seconds=seconds, rows=BATCH)
                 batches.setdefault(connections, []).append(told)
-            found["memory_mib"].append({"ready": ready, "most": round(server.most_memory_mib())})
+            loaded, most = round(server.memory_mib()), round(server.most_memory_mib())
+            found["memory_mib"].append({"ready": ready, "loaded": loaded, "most": most})
     found["path"] = path_of(run, model)
     found["levels"] = [best(told) for told in levels.values()]
     found["batches"] = [best(told) for told in batches.values()]

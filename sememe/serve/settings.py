@@ -78,7 +78,7 @@ class ServeSettings:
     canary: Canary = Canary()
     exposures: str = ""
     """Folder of Parquet files that log which lists were shown; none is kept where empty."""
-    cache_mb: int = 64
+    cache_mb: int = 48
     """Room for histories that the compiled search has read."""
     store_seconds: float = 2.0
     """A store that does not answer within so long is down."""
