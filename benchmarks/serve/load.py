@@ -24,7 +24,7 @@ import httpx
 
 from benchmarks.header import header, write_output
 from benchmarks.serve import wrk
-from benchmarks.serve.process import ServerProcess, serving
+from benchmarks.serve.process import ServerProcess, conditions, serving
 from sememe.pipeline.opened import open_run
 
 K, BULK, BATCH = 10, 1000, 200
@@ -46,7 +46,14 @@ def main() -> None:
     options = parser.parse_args()
     result: dict[str, Any] = {"what": __doc__.split("\n", 1)[0] if __doc__ else ""}
     result |= header("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "torch", "numpy")
-    result |= {"client": wrk.version(), "k": K, "seconds": options.seconds, "batch": BATCH, "models": []}
+    result |= {
+        "client": wrk.version(),
+        **conditions(),
+        "k": K,
+        "seconds": options.seconds,
+        "batch": BATCH,
+        "models": [],
+    }
     for model in options.model or ["itemwise:generator"]:
         result["models"].append(measure(options.run, model, repeats=options.repeats, seconds=options.seconds))
         write_output(options.out, result)

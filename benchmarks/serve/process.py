@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -108,6 +109,18 @@ def serving(path: Path, words: Sequence[str] = (), *, core: int | None = SERVER_
         yield server
     finally:
         server.kill()
+
+
+def conditions() -> dict[str, Any]:
+    """How the system's scheduler treats what is started from here, beside whatever else runs on the machine."""
+    group = Path("/proc/self/autogroup")
+    told = group.read_text().split("nice") if group.exists() else ["", "0"]
+    return {
+        "server_core": SERVER_CORE,
+        "client_core": CLIENT_CORE,
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+        "nice_of_scheduling_group": int(told[-1]),
+    }
 
 
 def _status_kib(pid: int, name: str) -> int:

@@ -20,7 +20,7 @@ import httpx
 from benchmarks.header import header, write_output
 from benchmarks.serve import wrk
 from benchmarks.serve.load import FALLBACKS, K, fill
-from benchmarks.serve.process import ServerProcess, serving
+from benchmarks.serve.process import ServerProcess, conditions, serving
 from sememe.serve.models import ModelFolder
 
 NAMES = ("monday", "tuesday")
@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     result: dict[str, Any] = {"what": __doc__.split("\n", 1)[0] if __doc__ else ""}
-    result |= header("uvicorn", "torch", "numpy") | {"client": wrk.version(), "model": options.model, "k": K}
+    result |= header("uvicorn", "torch", "numpy") | {"client": wrk.version(), **conditions()}
+    result |= {"model": options.model, "k": K}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "models"
         for name, run in zip(NAMES, options.runs, strict=True):
