@@ -18,6 +18,8 @@ import scipy.sparse as sp
 
 from sememe.core.schema import BoolArray, FloatArray, Int64Array
 
+NEARLY = 1e-3
+"""Share by which squared distances may differ and count as equal."""
 ITERATIONS = 5
 """Of k-means at each split; members that are nearly as near to another centre do not matter here."""
 
@@ -40,9 +42,9 @@ def represent(vectors: FloatArray, lengths: Int64Array, *, members: int) -> Bool
         if not len(large.events):
             break
         parts = large.split(vectors)
-        # What does not fall apart is of equal vectors, and its first event stands for all of them.
+        # What does not fall apart is of equal vectors, and its latest event stands for all of them.
         alone = parts.pieces == 1
-        kept[large.events[large.starts[alone]]] = True
+        kept[large.events[(large.starts + large.sizes - 1)[alone]]] = True
         again = ~alone[large.cluster[parts.order]]
         waiting = _Clusters.of(large.events[parts.order][again], parts.part[again])
     return kept
@@ -86,11 +88,15 @@ class _Clusters:
         return _Clusters.of(self.events[chosen], self.cluster[chosen])
 
     def nearest_to_mean(self, vectors: FloatArray) -> Int64Array:
-        """(C,) of each cluster the event nearest its mean, the first of equally near ones."""
+        """(C,) of each cluster the event nearest its mean, the latest of equally near ones."""
         rows = vectors[self.events]
         means = _sums(rows, self.cluster, count=len(self.sizes)) / self.sizes[:, None].astype(np.float32)
         away = ((rows - means[self.cluster]) ** 2).sum(1)
-        best: Int64Array = self.events[np.lexsort((away, self.cluster))[self.starts]]
+        if not len(away):
+            return self.events
+        # Two members are equally far from their mean: rounding must not decide between them.
+        near = away <= np.minimum.reduceat(away, self.starts)[self.cluster] * (1 + NEARLY)
+        best: Int64Array = self.events[np.maximum.reduceat(np.where(near, np.arange(len(away)), 0), self.starts)]
         return best
 
     def split(self, vectors: FloatArray) -> _Parts:

@@ -126,7 +126,9 @@ class PathwaysModule(nn.Module):
         super().__init__()
         assert inputs.codes is not None, "refused by the generator"
         self.config = config
-        self.item_vectors = None if inputs.item_vectors is None else _main_directions(inputs.item_vectors)
+        self.item_vectors: FloatArray | None = None
+        if config.lifelong and inputs.item_vectors is not None:
+            self.know(inputs.item_vectors)
         lengths = {"static": 1, "short": config.short, "positive": config.positive}
         lengths["lifelong"] = config.queries if config.lifelong else 0
         lengths = {name: length for name, length in lengths.items() if length}
@@ -139,6 +141,10 @@ class PathwaysModule(nn.Module):
         self.qformer = None
         if config.lifelong:
             self.qformer = QFormer(shape, queries=config.queries, blocks=config.query_blocks)
+
+    def know(self, item_vectors: FloatArray) -> None:
+        """From now on histories are clustered by these vectors, (I, V)."""
+        self.item_vectors = _main_directions(item_vectors)
 
     def forward(self, batch: Mapping[str, Tensor], tokens: TokenTable) -> Context:
         """batch: "history" (N, T), "user" (N,) where the table has users, and "positive" (N, T) where it is read."""

@@ -6,13 +6,17 @@ code tree have vectors of their own has none for new ones: their codes and their
 Shape legend: I items, V width of the item vectors.
 """
 
+from copy import deepcopy
+
 import numpy as np
 import torch
 from torch import nn
 
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import Codes, FloatArray, ModelInputs
+from sememe.models.contexts import PathwaysModule
 from sememe.models.encdec import EncDecModel
+from sememe.models.generator import ListGenerator
 from sememe.models.itemwise import ItemWiseModel
 
 
@@ -27,7 +31,7 @@ def grown(model: nn.Module, codes: Codes, *, item_vectors: FloatArray | None) ->
         ConfigError: the model knows items by their numbers alone.
         DataError: rows are missing, or the codebooks are others.
     """
-    if not isinstance(model, EncDecModel | ItemWiseModel):
+    if not isinstance(model, EncDecModel | ItemWiseModel | ListGenerator):
         raise ConfigError(
             f"{type(model).__name__} knows items by their numbers, and cannot know new ones",
             fix="use a generator, or train again",
@@ -40,13 +44,27 @@ def grown(model: nn.Module, codes: Codes, *, item_vectors: FloatArray | None) ->
             fix="give the codes of a catalogue that grew from the one that the model was trained on",
         )
     with torch.random.fork_rng(devices=[]):
-        newer = _encdec(model, codes) if isinstance(model, EncDecModel) else _itemwise(model, codes, item_vectors)
+        if isinstance(model, ItemWiseModel):
+            newer: nn.Module = _itemwise(model, codes, item_vectors)
+        else:
+            newer = _lists(model, codes, item_vectors) if isinstance(model, ListGenerator) else _encdec(model, codes)
     return newer.train(model.training)
 
 
-def _num_items(model: EncDecModel | ItemWiseModel) -> int:
+def _num_items(model: EncDecModel | ItemWiseModel | ListGenerator) -> int:
     # The last row of the token table stands for padding.
-    return len(model.tokens.item_tokens) - 1 if isinstance(model, EncDecModel) else model.items.num_items
+    return model.items.num_items if isinstance(model, ItemWiseModel) else len(model.tokens.item_tokens) - 1
+
+
+def _lists(model: ListGenerator, codes: Codes, item_vectors: FloatArray | None) -> ListGenerator:
+    newer = deepcopy(model)
+    newer.tokens.know(codes)
+    source = getattr(newer.reader, "source", None)
+    if isinstance(source, PathwaysModule) and source.item_vectors is not None:
+        if item_vectors is None:
+            raise ConfigError("the lifelong pathway clusters item vectors, and there are none", fix="give item_vectors")
+        source.know(item_vectors)
+    return newer
 
 
 def _encdec(model: EncDecModel, codes: Codes) -> EncDecModel:

@@ -39,10 +39,18 @@ class TokenTable(nn.Module):
         self.offsets = tuple(1 + sum(codes.codebook_sizes[:level]) for level in range(codes.num_levels))
         self.first_user = 1 + sum(codes.codebook_sizes)
         self.embedding = nn.Parameter(torch.randn(self.first_user + user_buckets, d_model))
-        tokens = torch.from_numpy(codes.matrix).long() + torch.tensor(self.offsets)
-        # The row after the last item is padding, so that history entries of PAD = -1 select it without a branch.
         # Not saved: the codes have an artifact of their own, and a catalogue may grow without new weights.
-        self.register_buffer("item_tokens", F.pad(tokens, (0, 0, 0, 1), value=START), persistent=False)
+        self.register_buffer("item_tokens", self._tokens_of(codes), persistent=False)
+
+    def know(self, codes: Codes) -> None:
+        """From now on items have these codes, of the same codebooks."""
+        assert codes.codebook_sizes == self.codebook_sizes, "tokens are of their codebooks"
+        self.item_tokens = self._tokens_of(codes).to(self.item_tokens.device)
+
+    def _tokens_of(self, codes: Codes) -> Tensor:
+        """(I + 1, L): the row after the last item is padding, which entries of PAD = -1 select without a branch."""
+        tokens = torch.from_numpy(codes.matrix).long() + torch.tensor(self.offsets)
+        return F.pad(tokens, (0, 0, 0, 1), value=START)
 
     def history_tokens(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(N, S) tokens of user and history; START where there is nothing to read.

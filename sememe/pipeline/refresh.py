@@ -32,6 +32,7 @@ from sememe.core.seeding import generator
 from sememe.data.newest import NewestPeriod
 from sememe.data.store import load_vocabularies, save_catalog, save_interactions, save_vocabularies
 from sememe.models.encdec import EncDecModel
+from sememe.models.generator import ListGenerator
 from sememe.models.growth import grown
 from sememe.models.itemwise import ItemWiseModel
 from sememe.pipeline.live import embed_new, start_catalogue
@@ -313,7 +314,7 @@ def warm_start(newer: nn.Module, older: nn.Module, *, items: ItemSpace) -> None:
 
     Raises ConfigError where nothing fits.
     """
-    if isinstance(older, EncDecModel | ItemWiseModel) and items.codes is not None:
+    if isinstance(older, EncDecModel | ItemWiseModel | ListGenerator) and items.codes is not None:
         newer.load_state_dict(grown(older, items.codes, item_vectors=items.vectors).state_dict())
         return
     before, after, taken = older.state_dict(), newer.state_dict(), 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sememe.data.lifelong import ITERATIONS, _cube_roots, represent
+from sememe.data.lifelong import ITERATIONS, NEARLY, _cube_roots, represent
 
 
 def representatives(vectors: np.ndarray, *, members: int) -> np.ndarray:
@@ -34,7 +34,10 @@ def one_by_one(vectors: np.ndarray, *, members: int) -> list[int]:
             waiting += parts
         else:
             rows = vectors[events]
-            found.append(events[int(((rows - rows.mean(0)) ** 2).sum(1).argmin())])
+            away = ((rows - rows.mean(0)) ** 2).sum(1)
+            found.append(
+                max(event for event, far in zip(events, away, strict=True) if far <= away.min() * (1 + NEARLY))
+            )
     return sorted(found)
 
 
@@ -61,6 +64,14 @@ def test_a_representative_is_the_member_nearest_the_mean() -> None:
     assert representatives(vectors, members=3).tolist() == [1, 3]
 
 
+def test_of_two_members_the_later_one_speaks_however_the_world_is_turned() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((2, 6)).astype(np.float32)
+    for seed in range(20):
+        turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((6, 6)))[0]
+        assert representatives((vectors @ turn + seed).astype(np.float32), members=2).tolist() == [1]
+
+
 def test_no_cluster_is_larger_than_asked_for_and_all_come_in_the_order_of_time() -> None:
     vectors = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
     for members in (1, 3, 20):
@@ -74,7 +85,7 @@ def test_equal_events_are_one_cluster_and_short_histories_are_what_they_are() ->
     assert len(representatives(np.ones((100, 3), np.float32), members=4)) == 1
     mostly = np.ones((100, 3), np.float32)
     mostly[37] = 2.0
-    assert sorted(representatives(mostly, members=4).tolist()) == [0, 37]
+    assert sorted(representatives(mostly, members=4).tolist()) == [37, 99]
     assert representatives(np.ones((1, 3), np.float32), members=1).tolist() == [0]
     assert representatives(np.empty((0, 3), np.float32), members=1).tolist() == []
 

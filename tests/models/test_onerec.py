@@ -12,6 +12,7 @@ from sememe.core.errors import ConfigError
 from sememe.core.schema import PAD, ModelInputs
 from sememe.models.contexts import CodeTokens, Pathways
 from sememe.models.generator import ListGenerator
+from sememe.models.growth import grown
 from sememe.models.lazy import LazyDecoder
 from sememe.models.onerec import OneRec
 from sememe.objectives.next_token import NextToken
@@ -215,9 +216,23 @@ def test_a_lifelong_history_is_clusters_of_its_items() -> None:
     model = build(REPORT)
     vectors = np.repeat(np.eye(5, 6, dtype=np.float32), 8, axis=0)
     model.reader.source.item_vectors = vectors
-    # Items 0..7 are alike, 8..15 are, and so on: each kind is one cluster, in the order of its first event.
+    # Items 0..7 are alike, 8..15 are, and so on: each kind is one cluster, for which its latest event speaks.
     history = torch.tensor([[16, 17, 0, 18, 1, 2, 3], [8, PAD, PAD, PAD, PAD, PAD, PAD]])
-    assert model.reader.source._clusters(history).tolist() == [[16, 0], [8, PAD]]
+    assert model.reader.source._clusters(history).tolist() == [[18, 3], [8, PAD]]
+
+
+@pytest.mark.parametrize("part", [V1, V2], ids=["v1", "v2"])
+def test_a_catalogue_grows_without_training(part: Any) -> None:
+    """Of old items the grown model says what it said; a new one with the codes of an old one is read as that one is."""
+    model, batch = build(part), batch_of(4, 2)
+    matrix = np.vstack([some_codes().matrix, some_codes().matrix[7:8]])
+    vectors = np.random.default_rng(1).standard_normal((ITEMS, 6)).astype(np.float32)
+    newer = grown(model, replace(some_codes(), matrix=matrix), item_vectors=np.vstack([vectors, vectors[7:8]]))
+    assert isinstance(newer, ListGenerator)
+    torch.testing.assert_close(logits(newer, batch), logits(model, batch), atol=1e-5, rtol=0)
+    old, new = (batch | {"history": torch.tensor([[3, item], [item, PAD]])} for item in (7, ITEMS))
+    torch.testing.assert_close(logits(newer, new), logits(model, old), atol=1e-5, rtol=0)
+    assert len(model.tokens.item_tokens) == ITEMS + 1
 
 
 @pytest.mark.parametrize(

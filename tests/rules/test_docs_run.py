@@ -40,7 +40,7 @@ def test_the_page_on_semantic_ids_prints_what_it_says() -> None:
 
 def test_the_page_on_decoding_prints_what_it_says() -> None:
     found = run_blocks((ROOT / "docs" / "decoding.md").read_text())
-    assert len(found) == 4
+    assert len(found) == 5
     for printed, expected in found:
         assert printed == expected
 
