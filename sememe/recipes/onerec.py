@@ -13,15 +13,24 @@ log without feedback has no good sessions: set batches.good.watched=0 and batche
 Sizes: "paper" has what the paper states (256 items of history, 3 levels of 8,192 codes, lr 2e-4) in about the size of
 its smallest model, whose width it does not tell; "small" takes minutes on a CPU; "debug" is for tests, and learns from
 every session.
-Rows of a run: `onerec` lists the session that is written; `onerec:beam` ranks items by their chance to begin it.
+Alignment, where the log has feedback and some lists shown at random: rounds of DPO on the best and the worst list of a
+beam, by a session reward model, each round against the model of the round before, the loss of the log kept; "paper" has
+its 1 % of samples and beam of 128, the others fewer lists and a larger share.  The judge of the gate learns from the
+random lists, which the training reward does not read.  The paper tells neither rounds, nor beta, nor the weight.
+Rows of a run: `onerec` lists the session that is written; `onerec:beam` ranks items by their chance to begin it;
+`onerec:before` or `onerec:refused` is the model that the gate did not deploy.
 Published numbers (by the paper's own reward model, on its own data; watch time / likes): TIGER-1B .1368 / .0579,
 OneRec-1B .1529 / .0660, with preference alignment .1933 / .1203.
-Status: partial: the paper's data and reward are not public; the preference alignment is not part of the recipe yet
+Status: partial: the paper's data and reward are not public
 """
 
 from dataclasses import replace
 from typing import Literal
 
+from sememe.align.list_samples import BeamLists
+from sememe.align.pairs import BestAndWorst
+from sememe.align.prompts import Prompts
+from sememe.align.reward_model import SessionReward
 from sememe.data.sessions import EVERY_SESSION, GoodSessions, SessionBatches
 from sememe.decode.beam import BeamSearch
 from sememe.decode.sessions import SessionSearch
@@ -29,7 +38,10 @@ from sememe.embed.collaborative import CooccurrenceSvd
 from sememe.embed.fuse import Fuse
 from sememe.embed.text import TextEmbedder
 from sememe.models.onerec import OneRec
+from sememe.objectives.dpo import DPO
 from sememe.objectives.session_token import SessionToken
+from sememe.pipeline.align_plan import AlignPlan, GatePlan
+from sememe.pipeline.gate import Limits
 from sememe.pipeline.recipe import DataPlan, EvaluationPlan, Recipe, SplitRule, View
 from sememe.recipes.item_knn import item_knn
 from sememe.recipes.popularity import popularity
@@ -54,22 +66,56 @@ def onerec(size: Literal["debug", "small", "paper"] = "small") -> Recipe:
         objective=SessionToken(),
         train=TrainPlan(epochs=10, optimizer=AdamW(lr=2e-4, weight_decay=0.0)),
         decode=SessionSearch(width=128),
+        align=AlignPlan(
+            objective=DPO(),
+            reward=SessionReward(),
+            prompts=Prompts(sessions=True),
+            sampler=BeamLists(size=128, width=128),
+            scores=BestAndWorst(),
+            policy="round",
+            reference="round",
+            rounds=3,
+            imitate=True,
+            share=0.01,
+            without_feedback="skip",
+            # What users value is not what they were shown before: only the judge, the breadth and legality decide.
+            gate=GatePlan(
+                judge=SessionReward(),
+                reads="random_exposure",
+                list_items=5,
+                limits=Limits(ndcg10=1.0, recall10=1.0, ndcg50=1.0, recall50=1.0, level1=1.0, entropy=0.1, kl=5.0),
+            ),
+        ),
         views=(View("beam", BeamSearch(width=128)),),
         baselines=(popularity(), repeat_last(), item_knn(), sasrec()),
     )
     if size == "paper":
         return paper
+    steps = TrainPlan(
+        epochs=None,
+        steps=100,
+        optimizer=AdamW(lr=5e-4, weight_decay=0.0),
+        precision="fp32",
+        validate_every=50,
+        monitor="step",
+    )
+    assert paper.align is not None, "made above"
+    plan = replace(
+        paper.align, prompts=Prompts(batch_size=16, sessions=True), sampler=BeamLists(size=16), share=0.25, train=steps
+    )
     small = replace(
         paper,
+        align=plan,
         tokenizer=BalancedKMeans(codebook_size=64),
         model=OneRec(encoder_layers=2, decoder_layers=2, d_model=64, heads=4, head_dim=16, ff=128, experts=8),
         batches=SessionBatches(max_history=30, good=GoodSessions(watched=2)),
         train=TrainPlan(
             epochs=20,
-            least_steps=600,
+            least_steps=300,
             optimizer=AdamW(lr=2e-3),
-            schedule=WarmupCosine(warmup_steps=100),
-            validate_every=200,
+            schedule=WarmupCosine(warmup_steps=50),
+            validate_every=100,
+            monitor="masked_ndcg@10",
         ),
         decode=SessionSearch(width=10),
         views=(View("beam", BeamSearch(width=20)),),
@@ -88,6 +134,14 @@ def onerec(size: Literal["debug", "small", "paper"] = "small") -> Recipe:
         batches=SessionBatches(batch_size=64, max_history=8, good=EVERY_SESSION),
         train=TrainPlan(epochs=None, steps=50, optimizer=AdamW(lr=3e-3), validate_every=25, log_every=10),
         decode=SessionSearch(width=10),
+        align=replace(
+            plan,
+            rounds=2,
+            share=None,
+            sampler=BeamLists(size=8, width=8),
+            train=replace(steps, steps=20, validate_every=20, optimizer=AdamW(lr=1e-3, weight_decay=0.0)),
+            look_users=50,
+        ),
         evaluation=EvaluationPlan(validation_users=100, resamples=100),
         baselines=(popularity(), repeat_last(), item_knn(), sasrec("debug")),
     )
