@@ -4,7 +4,9 @@
 
 Both runs must be of the same data.  The server is held to one core, wrk to the other, as in `load`.  First the load
 alone, then the same load while each of the two models is activated in turn without a pause: the new model is opened,
-compared with the old one on 50 histories and swapped in.  `failed` counts whatever is not 200.
+compared with the old one on 50 histories and swapped in.  `failed` counts whatever is not 200.  Loads are requests at a
+steady rate, which leaves some of the core to the opening, and connections that never rest ("rate" 0), which leave none:
+a new model then takes what the scheduler spares for a thread of the lowest priority.
 """
 
 import argparse
@@ -31,9 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs=2)
     parser.add_argument("--model", default="itemwise:generator")
-    parser.add_argument("--connections", type=int, nargs="*", default=[2, 8])
-    parser.add_argument("--seconds", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--rates", type=int, nargs="*", default=[500, 0], help="requests per second; 0: no rest")
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--seconds", type=int, default=20, help="of each load alone; with swaps it is twice as long")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     result: dict[str, Any] = {"what": __doc__.split("\n", 1)[0] if __doc__ else ""}
@@ -48,9 +50,8 @@ def main() -> None:
             users, _ = fill(server, folder / NAMES[0])
             before = round(server.memory_mib())
             result["levels"] = [
-                level(server, users, connections=connections, seconds=options.seconds)
-                for connections in options.connections
-                for _ in range(options.repeats)
+                level(server, users, rate=rate, connections=options.connections, seconds=options.seconds)
+                for rate in options.rates
             ]
             after = round(server.memory_mib())
             result["memory_mib"] = {"before": before, "after": after, "most": round(server.most_memory_mib())}
@@ -60,24 +61,29 @@ def main() -> None:
         print(row)
 
 
-def level(server: ServerProcess, users: int, *, connections: int, seconds: int) -> dict[str, Any]:
+def level(server: ServerProcess, users: int, *, rate: int, connections: int, seconds: int) -> dict[str, Any]:
     """The load alone, and with swaps."""
-    alone = wrk.measure(server, users, K, 0, connections=connections, seconds=seconds)
+
+    def client(seconds: int) -> list[str]:
+        script, last = ("paced.lua", rate) if rate else ("recommend.lua", 0)
+        return wrk.command(server.url, users, K, last, connections=connections, seconds=seconds, script=script)
+
+    alone = wrk.read(subprocess.run(client(seconds), capture_output=True, text=True, check=True).stdout)
     before = server.metrics()
-    asked = wrk.command(server.url, users, K, 0, connections=connections, seconds=seconds)
-    client = subprocess.Popen(asked, stdout=subprocess.PIPE, text=True)
+    loading = subprocess.Popen(client(2 * seconds), stdout=subprocess.PIPE, text=True)
     time.sleep(0.2)
-    swaps = activate_in_turn(server.url, client)
-    assert client.stdout is not None
-    swapping = wrk.read(client.stdout.read())
-    client.wait()
+    swaps = activate_in_turn(server.url, loading)
+    assert loading.stdout is not None
+    swapping = wrk.read(loading.stdout.read())
+    loading.wait()
     after = server.metrics()
     fallbacks = sum(after[name] - before.get(name, 0.0) for name in after if name.startswith(FALLBACKS))
     return {
+        "rate": rate,
         "connections": connections,
         "alone": alone,
         "swapping": swapping,
-        "swaps": len(swaps),
+        "swaps_within": len(swaps),
         "seconds_each": swaps,
         "fallbacks": int(fallbacks),
         "p99_times": round(swapping["p99_ms"] / alone["p99_ms"], 2),
@@ -85,7 +91,7 @@ def level(server: ServerProcess, users: int, *, connections: int, seconds: int) 
 
 
 def activate_in_turn(url: str, client: "subprocess.Popen[str]") -> list[float]:
-    """Seconds of each activation, one after the other as long as `client` runs."""
+    """Seconds of each activation, one after the other, that ended while `client` ran."""
     taken: list[float] = []
     with httpx.Client(base_url=url, timeout=60) as http:
         while client.poll() is None:
@@ -93,7 +99,8 @@ def activate_in_turn(url: str, client: "subprocess.Popen[str]") -> list[float]:
             (other,) = set(NAMES) - {active}
             told = http.post(f"/v1/models/{other}:activate")
             told.raise_for_status()
-            taken.append(told.json()["seconds"])
+            if client.poll() is None:
+                taken.append(told.json()["seconds"])
     return taken
 
 

@@ -40,7 +40,7 @@ def run_server(
     require_packages()
     from sememe.serve.app import create_app
     from sememe.serve.keys import KeyRing
-    from sememe.serve.memory import settle_memory
+    from sememe.serve.memory import settle_memory, share_memory
     from sememe.serve.metrics import Metrics
     from sememe.serve.models import ModelFolder
     from sememe.serve.rule_file import read_rules
@@ -53,6 +53,7 @@ def run_server(
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
+    share_memory()
     ring = KeyRing(keys)
     named = {} if rules is None else read_rules(rules)
     logging.getLogger("sememe").setLevel(logging.WARNING)

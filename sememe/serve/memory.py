@@ -1,7 +1,21 @@
-"""What opening a model leaves in memory: given back to the system, or out of the garbage collector's sight."""
+"""Memory of a server: shared by its threads, and given back where opening a model left it behind."""
 
 import ctypes
 import gc
+
+M_ARENA_MAX = -8
+"""As in glibc's malloc.h."""
+ARENAS = 2
+
+
+def share_memory() -> None:
+    """Have all threads take memory from the same few pools of the C library; called before there are threads.
+
+    With a pool for each, as glibc has it, what one thread frees no other takes: some 20 MB more.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, ARENAS)
 
 
 def settle_memory() -> None:
