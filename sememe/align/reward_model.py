@@ -70,8 +70,9 @@ class SessionReward:
         self._check()
         check_labels(feedback.train, self.labels)
         lists = _Lists.of(self, feedback)
-        held_out = generator(seed, "reward users").random(feedback.train.num_users) < HELD_OUT
-        known, asked = lists.only(~held_out[lists.sessions.users]), lists.only(held_out[lists.sessions.users])
+        users = generator(seed, "reward users").permutation(np.unique(lists.sessions.users))
+        held_out = np.isin(lists.sessions.users, users[: max(1, round(HELD_OUT * len(users)))])
+        known, asked = lists.only(~held_out), lists.only(held_out)
         if not len(known.sessions) or not len(asked.sessions):
             raise DataError(
                 f"{len(lists.sessions)} sessions may be read to learn a reward from, which is too few",
