@@ -66,6 +66,13 @@ def plans(size: str, gain: Gain | None) -> dict[str, AlignPlan]:
     }
 
 
+def shortened(plan: AlignPlan, *, steps: int, users: int) -> AlignPlan:
+    """The plan with other numbers of steps and of validation users, where they are not 0."""
+    if steps:
+        plan = replace(plan, train=replace(plan.train, steps=steps, validate_every=max(1, steps // 4)))
+    return replace(plan, gate=replace(plan.gate, users=users)) if users else plan
+
+
 def trained_model(folder: Path, *, seed: int, last_word: bool) -> tuple[TrainedModel, Any]:
     """The model of a finished run, as a run in progress has it, and its world."""
     run = open_run(folder, seed=seed)
@@ -141,9 +148,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plans", default="", help="names, separated by commas; all where empty")
     parser.add_argument("--lists", default="deployed,generator")
     parser.add_argument("--test-users", type=int, default=0, help="0: all")
+    parser.add_argument("--steps", type=int, default=0, help="of each alignment; 0: the recipe's own")
+    parser.add_argument("--gate-users", type=int, default=0, help="validation users, halved; 0: the recipe's own")
     parser.add_argument("--into", type=Path, default=HERE)
     options = parser.parse_args(arguments)
-    ways = plans(options.size, Gain(options.gain) if options.gain else None)
+    ways = {
+        name: shortened(plan, steps=options.steps, users=options.gate_users)
+        for name, plan in plans(options.size, Gain(options.gain) if options.gain else None).items()
+    }
     wanted = options.plans.split(",") if options.plans else list(ways)
     file = options.into / f"{options.name}.json"
     results: dict[str, Results] = json.loads(file.read_text())["results"] if file.is_file() else {}
