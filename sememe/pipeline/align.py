@@ -24,18 +24,17 @@ from sememe.align.prompts import Prompts, PromptSource, held_out_places
 from sememe.align.rollouts import RolloutSource, is_input, judged
 from sememe.core.artifact import LOGS, Manifest
 from sememe.core.config import to_tree
-from sememe.core.errors import DataError
 from sememe.core.seeding import derive_seed, generator
 from sememe.data.splits import Examples
 from sememe.pipeline.align_plan import BEFORE, REFUSED, STEP, AlignPlan
 from sememe.pipeline.gate import KL, REWARD, Measures, Verdict, judge
-from sememe.pipeline.learned_rewards import ReadyReward, lacking_feedback, ready_reward
+from sememe.pipeline.learned_rewards import ReadyReward, ready_reward
 from sememe.pipeline.measuring import Panel, without_last_word
 from sememe.pipeline.prepare import ItemSpace, World
 from sememe.pipeline.recipe import BatchSource, Recipe
 from sememe.pipeline.recommend import Recommender
 from sememe.pipeline.reranking import fit_rerank, prepare_rerank
-from sememe.pipeline.stages import Say, StageStore, Workbench
+from sememe.pipeline.stages import StageStore, Workbench
 from sememe.pipeline.trained import (
     MACHINE_SETTINGS,
     WEIGHTS,
@@ -101,27 +100,6 @@ def align_model(
     if verdict.promoted:
         return Aligned(aligned, _called(trained, BEFORE), verdict, gate)
     return Aligned(trained, _called(aligned, REFUSED), verdict, gate)
-
-
-def lacks_feedback(recipe: Recipe, world: World, *, say: Say) -> bool:
-    """Whether the data lacks what the alignment of `recipe` needs, which is then said, and left out.
-
-    Raises:
-        DataError: the plan does not want it left out.
-    """
-    plan = recipe.align
-    if plan is None:
-        return False
-    found = lacking_feedback(world.split.train(), plan.reward, plan.gate.judge, reads=plan.gate.reads)
-    if found is None:
-        return False
-    if plan.without_feedback == "refuse":
-        raise DataError(
-            f"recipe {recipe.name!r} cannot be aligned: {found}",
-            fix="give data with these columns, another reward, or set align.without_feedback=skip",
-        )
-    say(f"  {recipe.name}: NOT ALIGNED, since {found}")
-    return True
 
 
 def _called(trained: TrainedModel, row: str) -> TrainedModel:

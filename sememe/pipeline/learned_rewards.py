@@ -14,7 +14,8 @@ from sememe.core.errors import DataError
 from sememe.core.schema import BoolArray, Interactions
 from sememe.core.seeding import derive_seed, generator
 from sememe.pipeline.prepare import World
-from sememe.pipeline.stages import StageStore, Workbench
+from sememe.pipeline.recipe import Recipe
+from sememe.pipeline.stages import Say, StageStore, Workbench
 from sememe.pipeline.trained import TrainedModel, stage_hashes
 
 STATE = "reward.safetensors"
@@ -84,6 +85,27 @@ def lacking_feedback(train: Interactions, *rewards: Any, reads: Reads) -> str | 
     if reads == "random_exposure" and any(learned_parts(reward) for reward in rewards) and not random.any():
         return "its judge reads what was shown uniformly at random, and nothing in the log was"
     return None
+
+
+def lacks_feedback(recipe: Recipe, world: World, *, say: Say) -> bool:
+    """Whether the data lacks what the alignment of `recipe` needs, which is then said, and left out.
+
+    Raises:
+        DataError: the plan does not want it left out.
+    """
+    plan = recipe.align
+    if plan is None:
+        return False
+    found = lacking_feedback(world.split.train(), plan.reward, plan.gate.judge, reads=plan.gate.reads)
+    if found is None:
+        return False
+    if plan.without_feedback == "refuse":
+        raise DataError(
+            f"recipe {recipe.name!r} cannot be aligned: {found}",
+            fix="give data with these columns, another reward, or set align.without_feedback=skip",
+        )
+    say(f"  {recipe.name}: NOT ALIGNED, since {found}")
+    return True
 
 
 def readable_events(train: Interactions, *, role: Role, reads: Reads, seed: int) -> BoolArray:

@@ -16,10 +16,11 @@ import polars as pl
 
 from sememe.core.artifact import Manifest, only_writer, write_file
 from sememe.core.config import to_tree, tree_hash
-from sememe.pipeline.align import Aligned, align_model, lacks_feedback
+from sememe.pipeline.align import Aligned, align_model
 from sememe.pipeline.checks import check_recipe
 from sememe.pipeline.evaluate import compare_models, seed_means
 from sememe.pipeline.judging import CALIBRATION, evaluate_reading, readings
+from sememe.pipeline.learned_rewards import lacks_feedback
 from sememe.pipeline.prepare import World, prepare_items, prepare_world
 from sememe.pipeline.recipe import EvaluationPlan, Recipe, in_a_line
 from sememe.pipeline.stages import Say, StageStore

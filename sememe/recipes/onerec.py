@@ -66,46 +66,14 @@ def onerec(size: Literal["debug", "small", "paper"] = "small") -> Recipe:
         objective=SessionToken(),
         train=TrainPlan(epochs=10, optimizer=AdamW(lr=2e-4, weight_decay=0.0)),
         decode=SessionSearch(width=128),
-        align=AlignPlan(
-            objective=DPO(),
-            reward=SessionReward(),
-            prompts=Prompts(sessions=True),
-            sampler=BeamLists(size=128, width=128),
-            scores=BestAndWorst(),
-            policy="round",
-            reference="round",
-            rounds=3,
-            imitate=True,
-            share=0.01,
-            without_feedback="skip",
-            # What users value is not what they were shown before: only the judge, the breadth and legality decide.
-            gate=GatePlan(
-                judge=SessionReward(),
-                reads="random_exposure",
-                list_items=5,
-                limits=Limits(ndcg10=1.0, recall10=1.0, ndcg50=1.0, recall50=1.0, level1=1.0, entropy=0.1, kl=5.0),
-            ),
-        ),
+        align=_alignment(size),
         views=(View("beam", BeamSearch(width=128)),),
         baselines=(popularity(), repeat_last(), item_knn(), sasrec()),
     )
     if size == "paper":
         return paper
-    steps = TrainPlan(
-        epochs=None,
-        steps=100,
-        optimizer=AdamW(lr=5e-4, weight_decay=0.0),
-        precision="fp32",
-        validate_every=50,
-        monitor="step",
-    )
-    assert paper.align is not None, "made above"
-    plan = replace(
-        paper.align, prompts=Prompts(batch_size=16, sessions=True), sampler=BeamLists(size=16), share=0.25, train=steps
-    )
     small = replace(
         paper,
-        align=plan,
         tokenizer=BalancedKMeans(codebook_size=64),
         model=OneRec(encoder_layers=2, decoder_layers=2, d_model=64, heads=4, head_dim=16, ff=128, experts=8),
         batches=SessionBatches(max_history=30, good=GoodSessions(watched=2)),
@@ -134,14 +102,38 @@ def onerec(size: Literal["debug", "small", "paper"] = "small") -> Recipe:
         batches=SessionBatches(batch_size=64, max_history=8, good=EVERY_SESSION),
         train=TrainPlan(epochs=None, steps=50, optimizer=AdamW(lr=3e-3), validate_every=25, log_every=10),
         decode=SessionSearch(width=10),
-        align=replace(
-            plan,
-            rounds=2,
-            share=None,
-            sampler=BeamLists(size=8, width=8),
-            train=replace(steps, steps=20, validate_every=20, optimizer=AdamW(lr=1e-3, weight_decay=0.0)),
-            look_users=50,
-        ),
         evaluation=EvaluationPlan(validation_users=100, resamples=100),
         baselines=(popularity(), repeat_last(), item_knn(), sasrec("debug")),
     )
+
+
+def _alignment(size: str) -> AlignPlan:
+    paper = AlignPlan(
+        objective=DPO(),
+        reward=SessionReward(),
+        prompts=Prompts(sessions=True),
+        sampler=BeamLists(size=128, width=128),
+        scores=BestAndWorst(),
+        policy="round",
+        reference="round",
+        rounds=3,
+        imitate=True,
+        share=0.01,
+        without_feedback="skip",
+        # What users value is not what they were shown before: only the judge, the breadth and legality decide.
+        gate=GatePlan(
+            judge=SessionReward(),
+            reads="random_exposure",
+            list_items=5,
+            limits=Limits(ndcg10=1.0, recall10=1.0, ndcg50=1.0, recall50=1.0, level1=1.0, entropy=0.1, kl=5.0),
+        ),
+    )
+    steps = replace(paper.train, steps=100, optimizer=AdamW(lr=5e-4, weight_decay=0.0), validate_every=50)
+    few = Prompts(batch_size=16, sessions=True)
+    if size == "paper":
+        return paper
+    if size == "small":
+        return replace(paper, prompts=few, sampler=BeamLists(size=16), share=0.25, train=steps)
+    short = replace(steps, steps=20, optimizer=AdamW(lr=1e-3, weight_decay=0.0), validate_every=20)
+    debug = BeamLists(size=8, width=8)
+    return replace(paper, prompts=few, sampler=debug, share=None, train=short, rounds=2, look_users=50)

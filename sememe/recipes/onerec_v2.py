@@ -60,38 +60,13 @@ def onerec_v2(size: Literal["debug", "small", "paper"] = "small") -> Recipe:
         objective=NextToken(),
         train=TrainPlan(epochs=1, optimizer=AdamW(lr=5e-4), schedule=WarmupCosine(warmup_steps=1000)),
         decode=BeamSearch(width=512),
-        align=AlignPlan(
-            objective=GBPO(),
-            reward=SessionReward(labels=("watch_quantile", "like", "follow", "dislike")),
-            sampler=IndependentGroups(),
-            reference="none",
-            imitate=True,
-            without_feedback="skip",
-            # What users value is not what they were shown before: only the judge, the breadth and legality decide.
-            gate=GatePlan(
-                judge=SessionReward(),
-                reads="random_exposure",
-                list_items=5,
-                limits=Limits(ndcg10=1.0, recall10=1.0, ndcg50=1.0, recall50=1.0, level1=1.0, entropy=0.1, kl=5.0),
-            ),
-        ),
+        align=_alignment(size),
         baselines=(popularity(), repeat_last(), item_knn(), sasrec()),
     )
     if size == "paper":
         return paper
-    steps = TrainPlan(
-        epochs=None,
-        steps=300,
-        optimizer=AdamW(lr=5e-4, weight_decay=0.0),
-        precision="fp32",
-        validate_every=100,
-        monitor="step",
-    )
-    assert paper.align is not None, "made above"
-    plan = replace(paper.align, train=steps, prompts=Prompts(batch_size=32))
     small = replace(
         paper,
-        align=plan,
         tokenizer=ResidualKMeans(codebook_size=64, items_per_code=4),
         model=LazyDecoder(
             context=Pathways(short=20, positive=50, lifelong=50, members=4, queries=8),
@@ -129,12 +104,32 @@ def onerec_v2(size: Literal["debug", "small", "paper"] = "small") -> Recipe:
         ),
         batches=PrefixBatches(batch_size=64, max_history=20),
         train=TrainPlan(epochs=None, steps=50, optimizer=AdamW(lr=3e-3), validate_every=25, log_every=10),
-        align=replace(
-            plan,
-            sampler=IndependentGroups(size=8),
-            train=replace(steps, steps=20, validate_every=20, optimizer=AdamW(lr=1e-3, weight_decay=0.0)),
-            look_users=50,
-        ),
         evaluation=EvaluationPlan(validation_users=100, resamples=100),
         baselines=(popularity(), repeat_last(), item_knn(), sasrec("debug")),
     )
+
+
+def _alignment(size: str) -> AlignPlan:
+    paper = AlignPlan(
+        objective=GBPO(),
+        reward=SessionReward(labels=("watch_quantile", "like", "follow", "dislike")),
+        sampler=IndependentGroups(),
+        reference="none",
+        imitate=True,
+        without_feedback="skip",
+        # What users value is not what they were shown before: only the judge, the breadth and legality decide.
+        gate=GatePlan(
+            judge=SessionReward(),
+            reads="random_exposure",
+            list_items=5,
+            limits=Limits(ndcg10=1.0, recall10=1.0, ndcg50=1.0, recall50=1.0, level1=1.0, entropy=0.1, kl=5.0),
+        ),
+    )
+    steps = replace(paper.train, steps=300, optimizer=AdamW(lr=5e-4, weight_decay=0.0))
+    if size == "paper":
+        return paper
+    if size == "small":
+        return replace(paper, prompts=Prompts(batch_size=32), train=steps)
+    short = replace(steps, steps=20, optimizer=AdamW(lr=1e-3, weight_decay=0.0), validate_every=20)
+    few = IndependentGroups(size=8)
+    return replace(paper, prompts=Prompts(batch_size=32), sampler=few, train=short, look_users=50)
