@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import httpx
 
@@ -75,30 +77,31 @@ def start(path: Path, words: Sequence[str] = (), *, core: int | None = SERVER_CO
     Raises RuntimeError with what it said where it does not come up.
     """
     pinned = () if core is None else ("taskset", "-c", str(core))
+    command = [*pinned, *COMMAND, "serve", str(path), "--port", "0", *words]
     began = time.perf_counter()
-    child = subprocess.Popen(
-        [*pinned, *COMMAND, "serve", str(path), "--port", "0", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert child.stdout is not None
-    said = []
-    for line in child.stdout:
-        said.append(line)
-        if line.startswith(LISTENING):
-            break
-    else:
-        child.wait()
-        raise RuntimeError("".join(said))
-    url = line.split()[-1]
-    with httpx.Client() as client:
-        while client.get(f"{url}/v1/ready").status_code != 200:
-            if time.perf_counter() - began > PATIENCE:
-                child.kill()
-                raise RuntimeError("the server is never ready")
-            time.sleep(0.01)
+    # A file, as a pipe that nobody reads would have the server wait once it is full; "a", as both move its one cursor.
+    with tempfile.TemporaryFile("a+") as said:
+        child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, text=True)
+        try:
+            url = _address(child, said, until=began + PATIENCE)
+        except BaseException:
+            child.kill()
+            raise
     return ServerProcess(url, child, time.perf_counter() - began)
+
+
+def _address(child: "subprocess.Popen[str]", said: TextIO, *, until: float) -> str:
+    """Where the server listens, once it is ready."""
+    url = ""
+    while time.perf_counter() < until and child.poll() is None:
+        if url and httpx.get(f"{url}/v1/ready").status_code == HTTPStatus.OK:
+            return url
+        said.seek(0)
+        url = next((line.split()[-1] for line in said if line.startswith(LISTENING) and line.endswith("\n")), "")
+        if not url:
+            time.sleep(0.01)
+    said.seek(0)
+    raise RuntimeError(f"the server is never ready:\n{said.read()}")
 
 
 @contextmanager

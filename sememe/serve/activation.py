@@ -22,7 +22,8 @@ from sememe.serve.served import Current, Served, headline
 from sememe.serve.settings import Canary
 from sememe.serve.wire_models import ActivateAnswer, CanaryAnswer, ModelEntry, ModelsAnswer
 
-LOW_PRIORITY = 19
+LOW_PRIORITY = 10
+"""A tenth of a core where requests leave none, so that a model does take over then."""
 
 _log = logging.getLogger(__name__)
 
