@@ -68,6 +68,8 @@ def run_server(
     source = ModelSource(folder, load)
     service = Service(served, opened, settings=settings, metrics=Metrics(), source=source)
     say(f"model {name}: {served.row} {served.version}, {served.engine.path}; store {url.partition('@')[2] or url}")
+    # The service has it, as long as it answers; held from here, the first model would outlive all others.
+    del served
     if not ring.required:
         say("no --keys: only this machine may connect")
     app = create_app(service, ring)
