@@ -2,10 +2,14 @@
 
 A label is a column of flags ("like"), another column, or one of two that are worked out: "watch_share", the watched
 share of an item, and "watch_quantile", where its watch time stands among the same user's items of like duration, as
-OneRec V2 has it (arXiv 2508.20900), whose authors saw long videos win by their length alone.
+OneRec V2 has it (arXiv 2508.20900), whose authors saw long videos win by their length alone.  Labels stand in histories
+too, so that each is made of what was known at its event.
 
 Shape legend: E events.
 """
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 
 import numpy as np
 import numpy.typing as npt
@@ -54,32 +58,26 @@ def label_values(log: Interactions, label: str) -> FloatArray:
 def duration_quantiles(
     watched: Numbers, durations: Numbers, users: Numbers, *, base: float = 2.0, eps: float = 1.0
 ) -> FloatArray:
-    """(E,) the percentile, in (0, 1), of each event's watch time among the same user's events of like duration.
+    """(E,) the percentile, in (0, 1), of each event's watch time among the same user's events of like duration so far.
 
-    Durations are alike where floor(log_base(duration + eps)) is the same; ties share the mean of their ranks.  What is
-    longer than others of its kind says that it was liked, whatever its kind's length.
+    Each user's events are in the order of time.  Durations are alike where floor(log_base(duration + eps)) is the same;
+    ties share the mean of their ranks; the first of its kind has nothing beside it, and 0.5.  What is longer than
+    others of its kind says that it was liked, whatever its kind's length.
+
+    Later events have no say: percentiles of all of a user's events always have the mean 0.5, so that those of a history
+    would tell those of what came after it.
     """
     bucket = np.floor(np.log(np.asarray(durations, np.float64) + eps) / np.log(base)).astype(np.int64)
-    order = np.lexsort((watched, bucket, users))
-    alike = _starts(np.asarray(users)[order], bucket[order])
-    tied = _starts(np.asarray(users)[order], bucket[order], np.asarray(watched)[order])
-    first = np.repeat(alike, np.diff(np.append(alike, len(order))))
-    counts = np.repeat(np.diff(np.append(alike, len(order))), np.diff(np.append(alike, len(order))))
-    ties = np.diff(np.append(tied, len(order)))
-    # Of a run of ties, the mean of the first and the last rank, from 1.
-    ranks = np.repeat(tied + (ties + 1) / 2.0, ties) - first
-    found = np.empty(len(order), np.float32)
-    found[order] = (ranks - 0.5) / counts
+    so_far: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
+    found = np.empty(len(bucket), np.float32)
+    kinds = zip(np.asarray(users).tolist(), bucket.tolist(), strict=True)
+    for event, (kind, seconds) in enumerate(zip(kinds, np.asarray(watched).tolist(), strict=True)):
+        before = so_far[kind]
+        least, most = bisect_left(before, seconds), bisect_right(before, seconds)
+        # The mean of the first and the last place of what is equal, itself included, from 0.
+        found[event] = ((least + most) / 2.0 + 0.5) / (len(before) + 1)
+        before.insert(most, seconds)
     return found
-
-
-def _starts(*keys: Numbers) -> npt.NDArray[np.int64]:
-    """Where runs of equal keys begin."""
-    changed = np.zeros(len(keys[0]), np.bool_)
-    changed[:1] = True
-    for key in keys:
-        changed[1:] |= key[1:] != key[:-1]
-    return np.flatnonzero(changed)
 
 
 def duration_aware_labels(quantiles: FloatArray, negative: BoolArray, *, best_share: float = 0.25) -> FloatArray:

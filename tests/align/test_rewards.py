@@ -53,21 +53,32 @@ def test_a_mix_weighs_and_names_its_parts() -> None:
         Mix((RuleReward(), RankReward()), weights=(1.0,)).score(BATCH, LISTS)
 
 
-def test_duration_quantiles_are_ranks_among_like_durations() -> None:
-    watched = np.array([1.0, 3.0, 3.0, 50.0, 60.0, 5.0])
-    durations = np.array([4.0, 5.0, 6.0, 100.0, 101.0, 5.0])
-    users = np.array([0, 0, 0, 0, 0, 1])
+def test_duration_quantiles_are_ranks_among_like_durations_so_far() -> None:
+    watched = np.array([1.0, 3.0, 3.0, 50.0, 2.0, 60.0, 5.0])
+    durations = np.array([4.0, 5.0, 6.0, 100.0, 4.0, 101.0, 5.0])
+    users = np.array([0, 0, 0, 0, 0, 0, 1])
     found = duration_quantiles(watched, durations, users)
-    np.testing.assert_allclose(found, [0.5 / 3, 2 / 3, 2 / 3, 0.25, 0.75, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(found, [0.5, 0.75, 2 / 3, 0.5, 1.5 / 4, 0.75, 0.5], rtol=1e-6)
+
+
+def test_quantiles_of_a_history_tell_nothing_of_what_comes_after_it() -> None:
+    """Of watch times by chance alone, nor do they change when more comes."""
+    rng = np.random.default_rng(0)
+    watched = 10 * rng.random((500, 20))
+    users, durations = np.repeat(np.arange(500), 20), np.full(10_000, 10.0)
+    found = duration_quantiles(watched.ravel(), durations, users).reshape(500, 20)
+    assert abs(np.corrcoef(found[:, :15].mean(1), found[:, 15:].mean(1))[0, 1]) < 0.15
+    shorter = duration_quantiles(watched[:, :15].ravel(), durations[:7500], np.repeat(np.arange(500), 15))
+    np.testing.assert_array_equal(shorter.reshape(500, 15), found[:, :15])
 
 
 def test_labels_do_not_change_with_the_scale_of_a_bucket() -> None:
     """All durations and watch times of one user's bucket times 4, which moves the bucket as a whole."""
     rng = np.random.default_rng(0)
-    users = np.repeat(np.arange(20), 30)
-    durations = np.where(rng.random(600) < 0.5, 9.0, 150.0)
-    watched = durations * rng.random(600)
-    negative = rng.random(600) < 0.1
+    users = np.repeat(np.arange(20), 200)
+    durations = np.where(rng.random(4000) < 0.5, 9.0, 150.0)
+    watched = durations * rng.random(4000)
+    negative = rng.random(4000) < 0.1
     scaled = np.where((users == 3) & (durations == 9.0), 4.0, 1.0)
     labels = duration_aware_labels(duration_quantiles(watched, durations, users), negative)
     again = duration_aware_labels(duration_quantiles(watched * scaled, durations * scaled, users), negative)
