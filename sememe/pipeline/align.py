@@ -137,6 +137,8 @@ class _Alignment:
             "align": {**{name: value for name, value in tree.items() if name != "gate"}, "train": train},
             "seed": self.seed,
             **({"batches": self.recipe.batches, "objective": self.recipe.objective} if self.plan.imitate else {}),
+            # Who steers is drawn among these.
+            **({"gate_users": self.plan.gate.users} if self.plan.asked_of == "steering" else {}),
             # Looks choose the best step where the plan watches one of their numbers.
             **({} if self.plan.train.monitor == STEP else {"gate": self.plan.gate}),
         }

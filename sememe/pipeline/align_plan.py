@@ -9,6 +9,7 @@ from sememe.align.rewards import DiscountedHit, Mix, RankReward, RuleReward
 from sememe.align.rollouts import BeamGroups
 from sememe.align.scores import GroupScores
 from sememe.core.errors import ConfigError
+from sememe.objectives.dpo import DPO
 from sememe.objectives.grpo import GRPO
 from sememe.pipeline.gate import Limits
 from sememe.train.optim import AdamW, Constant
@@ -42,6 +43,18 @@ class GatePlan:
     samples: int = 16
     """Draws per user that legality and KL are told from."""
     limits: Limits = Limits()
+
+    def check(self) -> None:
+        """Raise ConfigError for settings that cannot be."""
+        for name, known in (("reads", ("other_users", "random_exposure")), ("lists", ("deployed", "generator"))):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"align.gate.{name} is {getattr(self, name)!r}", fix=f"set it to {' or '.join(known)}"
+                )
+        for name, least in (("users", 2), ("samples", 2), ("list_items", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"align.gate.{name} is {getattr(self, name)}", fix=f"set it to {least} or more")
+        self.limits.check()
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,19 @@ class AlignPlan:
             raise ConfigError(f"align.without_feedback is {self.without_feedback!r}", fix="set it to refuse or skip")
         if self.asked_of not in ("training", "steering"):
             raise ConfigError(f"align.asked_of is {self.asked_of!r}", fix="set it to training or steering")
-        for name in ("users", "samples", "list_items"):
-            if getattr(self.gate, name) < 2 - (name == "list_items"):
-                raise ConfigError(f"align.gate.{name} is {getattr(self.gate, name)}", fix="set it higher")
-        self.gate.limits.check()
+        self._check_objective()
+        self.gate.check()
+
+    def _check_objective(self) -> None:
+        by_pairs = isinstance(self.objective, DPO)
+        if by_pairs and not isinstance(self.scores, BestAndWorst):
+            raise ConfigError(
+                "align.objective is DPO, which takes the first sample of a group for the chosen one, and align.scores "
+                f"is {type(self.scores).__name__}, which leaves groups in the order of their probability",
+                fix="set scores to BestAndWorst()",
+            )
+        if self.reference == "none" and (by_pairs or getattr(self.objective, "kl_weight", 0) > 0):
+            raise ConfigError(
+                f"align.reference is 'none', and {type(self.objective).__name__} measures drift from one",
+                fix="set align.reference to start or round",
+            )

@@ -19,6 +19,7 @@ from sememe.core.config import set_path
 from sememe.core.errors import ConfigError
 from sememe.objectives.dpo import DPO
 from sememe.objectives.ecpo import ECPO
+from sememe.objectives.grpo import GRPO
 from sememe.objectives.reward_weighted import RewardWeighted
 from sememe.pipeline.align_plan import STEP, AlignPlan, GatePlan
 from sememe.pipeline.checks import check_recipe
@@ -154,6 +155,17 @@ def test_a_second_run_reuses_everything_and_limits_alone_are_judged_anew(
     assert any(line.startswith("gate-tiny: running again, since gate.limits.") for line in lines)
 
 
+def test_who_steers_decides_what_is_reused_where_they_are_asked(
+    tiny: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    """The gate draws its users and those who steer: fewer of them are other prompts."""
+    asked = replace(QUICK, asked_of="steering", look_users=10)
+    fewer = replace(asked, gate=replace(asked.gate, users=60))
+    run(tiny, asked, world_files, tmp_path / "run")
+    lines = run(tiny, fewer, world_files, tmp_path / "run")
+    assert any(line.startswith("aligned-tiny: running again, since gate_users 10000 -> 60") for line in lines)
+
+
 PLANS = {
     "dpo by rounds": replace(
         QUICK,
@@ -204,6 +216,11 @@ def test_what_cannot_be_aligned_is_refused_before_anything_runs(tiny: Recipe, re
         "nothing is": replace(QUICK, share=0.01),
         "align.train.monitor is 'ndcg@7'": replace(QUICK, train=replace(STEPS, monitor="ndcg@7")),
         "align.gate.samples is 1": replace(QUICK, gate=GatePlan(samples=1)),
+        "align.gate.reads is 'random'": replace(QUICK, gate=GatePlan(reads="random")),  # type: ignore[arg-type]
+        "align.gate.lists is 'best'": replace(QUICK, gate=GatePlan(lists="best")),  # type: ignore[arg-type]
+        "takes the first sample of a group": replace(QUICK, objective=DPO()),
+        "DPO measures drift": replace(QUICK, objective=DPO(), scores=BestAndWorst(), reference="none"),
+        "GRPO measures drift": replace(QUICK, objective=GRPO(kl_weight=0.1), reference="none"),
         "limits.kl is -1": replace(QUICK, gate=GatePlan(limits=Limits(kl=-1.0))),
         "align.policy is 'other'": set_path(QUICK, "objective.clip", "0.3") and replace(QUICK, policy="other"),  # type: ignore[arg-type]
     }
