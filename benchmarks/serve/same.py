@@ -9,6 +9,7 @@ items in the same order; `score_difference` is the largest one between a served 
 """
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Asked:
 def main() -> None:
     """Compare, print and write the output; the exit code is 1 where a list differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="events are sent to a store in it: give a copy")
+    parser.add_argument("run", type=Path)
     parser.add_argument("--model", action="append", help="rows of the run that answer")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -58,11 +59,13 @@ def compare(path: Path, model: str, *, requests: int) -> dict[str, Any]:
     """Numbers of one row of the run."""
     run = open_run(path, model=model)
     asked = drawn(run, requests)
-    # A list that comes late is not the model's.
-    with serving(path, ("--model", model, "--set", "batching.budget_ms=60000"), core=None) as server:
-        fill(server, path)
-        with httpx.Client(base_url=server.url, timeout=120) as http, ThreadPoolExecutor(AT_ONCE) as pool:
-            answers = list(pool.map(lambda one: http.post("/v1/recommend", json=one.served).json(), asked))
+    with tempfile.TemporaryDirectory() as scratch:
+        # A list that comes late is not the model's.
+        words = ("--model", model, "--store", f"sqlite:///{scratch}/store.sqlite", "--set", "batching.budget_ms=60000")
+        with serving(path, words, core=None) as server:
+            fill(server, path)
+            with httpx.Client(base_url=server.url, timeout=120) as http, ThreadPoolExecutor(AT_ONCE) as pool:
+                answers = list(pool.map(lambda one: http.post("/v1/recommend", json=one.served).json(), asked))
     rows: dict[str, dict[str, Any]] = {
         kind: {"kind": kind, "asked": 0, "equal": 0, "score_difference": 0.0} for kind in KINDS
     }
