@@ -44,6 +44,24 @@ def write_output(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def earlier_results(path: Path, *, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The "results" of an output that is there already, so that a measurement that was stopped goes on.
+
+    Raises:
+        SystemExit: they were measured with other settings, and would stand beside those that follow as if with these.
+    """
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("settings") != settings:
+        raise SystemExit(
+            f"{path.name} holds results of other settings ({content.get('settings')}, not {settings}): "
+            "give another --name, or move the file away"
+        )
+    results: dict[str, Any] = content["results"]
+    return results
+
+
 def _processor() -> str:
     """Model name and the vector instructions that decide how fast matrix products are."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []

@@ -21,7 +21,7 @@ from typing import Any
 
 from matplotlib import pyplot
 
-from benchmarks.header import header, write_output
+from benchmarks.header import earlier_results, header, write_output
 from sememe.align.rewards import DiscountedHit, Gain, Mix, RankReward, RuleReward
 from sememe.align.rollouts import IndependentGroups
 from sememe.core.artifact import LOGS, read_artifact
@@ -158,7 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     wanted = options.plans.split(",") if options.plans else list(ways)
     file = options.into / f"{options.name}.json"
-    results: dict[str, Results] = json.loads(file.read_text())["results"] if file.is_file() else {}
+    settings = {name: getattr(options, name) for name in ("size", "gain", "steps", "gate_users", "test_users")}
+    results: dict[str, Results] = earlier_results(file, settings=settings)
     for seed in map(int, options.seeds.split(",")):
         for name in wanted:
             for lists in options.lists.split(","):
@@ -171,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     options.run, options.out, plan=ways[name], seed=seed, lists=lists, users=options.test_users
                 )
                 print("\n".join(["  test users:", *Verdict.from_json(results[key]["test"]).lines()]))
-                write_output(file, {**header("torch", "numpy"), "gain": options.gain, "results": results})
+                results[key]["commit"] = header()["commit"]
+                write_output(file, {**header("torch", "numpy"), "settings": settings, "results": results})
                 draw(results, options.into / f"{options.name}.svg")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from matplotlib import pyplot
 
-from benchmarks.header import header, write_output
+from benchmarks.header import earlier_results, header, write_output
 from sememe.align.list_samples import DrawnLists
 from sememe.align.rollouts import IndependentGroups
 from sememe.align.scores import GroupScores
@@ -134,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     every = ways(options.size)
     options.into.mkdir(parents=True, exist_ok=True)
     file = options.into / f"{options.name}.json"
-    results: dict[str, Results] = json.loads(file.read_text())["results"] if file.is_file() else {}
+    settings = {"size": options.size, "k": options.k, "tiny": options.tiny}
+    results: dict[str, Results] = earlier_results(file, settings=settings)
     for seed in map(int, options.seeds.split(",")):
         data = options.out / f"world-{seed}"
         if not data.is_dir():
@@ -144,16 +145,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if key in results:
                 continue
             print(f"== {key}")
-            results[key] = measure(
-                every[name], data, options.out / f"run-{every[name].name}-{seed}", seed=seed, k=options.k
-            )
+            run = options.out / f"run-{every[name].name}-{seed}"
+            results[key] = {"commit": header()["commit"], **measure(every[name], data, run, seed=seed, k=options.k)}
             told = summary(results)
             write_output(
                 file,
                 {
                     **header("torch", "numpy"),
                     "data": "SIMULATED",
-                    "list_items": options.k,
+                    "settings": settings,
                     "summary": told,
                     "results": results,
                 },

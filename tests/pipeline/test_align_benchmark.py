@@ -40,5 +40,7 @@ def test_each_way_is_judged_once_and_kept(
     assert sorted(path.name for path in (finished / "stages").iterdir()) == before
     assert "NOT PROMOTED" in capsys.readouterr().out or found["results"]["grpo, seed 0, generator"]["promoted"]
     monkeypatch.setattr(align_itemwise, "align", None)
-    align_itemwise.main([*told, "--size", "debug", "--plans", WAYS])
+    align_itemwise.main([*told, "--size", "debug", "--plans", WAYS, "--test-users", "60"])
+    with pytest.raises(SystemExit, match="results of other settings"):
+        align_itemwise.main([*told, "--size", "debug", "--plans", WAYS])
     assert json.loads((tmp_path / "align.json").read_text()) == found
