@@ -29,13 +29,22 @@ def record(run: Path, *, name: str, note: str) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     curves = {}
     seconds = {}
+    peaks = {}
+    resumed = []
     for entry in description["models"]:
         for stage in (*entry["stages"].values(), *entry.get("views", {}).values()):
             # Seeds share some stages; the others are told apart by their seed.
             kind = stage.rpartition("-")[0]
             # Recipes of one run may differ in what their items are made of.
             told = f"{kind} of {entry['name']}" if kind in OF_ITEMS else kind
-            seconds[f"{told}, seed {entry['seed']}"] = stage_seconds(run / "stages" / stage)
+            label = f"{told}, seed {entry['seed']}"
+            seconds[label] = stage_seconds(run / "stages" / stage)
+            meta = stage_meta(run / "stages" / stage)
+            # Absent in runs of earlier versions.
+            if meta.get("peak_memory_mib") is not None:
+                peaks[label] = meta["peak_memory_mib"]
+            if meta.get("resumed"):
+                resumed.append(label)
         label = f"{entry['name']}, seed {entry['seed']}"
         log = run / "stages" / entry["stages"]["model"] / "logs" / "train.jsonl"
         if log.is_file():
@@ -47,6 +56,8 @@ def record(run: Path, *, name: str, note: str) -> None:
         "note": note,
         "recipe_hash": description["recipe_hash"],
         "seconds_per_stage": seconds,
+        "peak_memory_mib_until_stage": peaks,
+        "resumed_stages": resumed,
         "protocol": metrics["protocol"],
         "rows": metrics["rows"],
         "means": metrics.get("means", []),
@@ -60,10 +71,15 @@ def record(run: Path, *, name: str, note: str) -> None:
         plot(curves, HERE / f"{name}.svg", title=command)
 
 
+def stage_meta(stage: Path) -> dict[str, Any]:
+    """What the stage's manifest says of how it was made."""
+    meta: dict[str, Any] = json.loads((stage / MANIFEST).read_text(encoding="utf-8"))["meta"]
+    return meta
+
+
 def stage_seconds(stage: Path) -> float:
-    """Wall-clock seconds that the stage took; of a training that was resumed, those of its last process."""
-    seconds: float = json.loads((stage / MANIFEST).read_text())["meta"]["seconds"]
-    return seconds
+    """Wall-clock seconds that the stage took; of one that was resumed, those of its last process."""
+    return float(stage_meta(stage)["seconds"])
 
 
 def learning_curve(log: Path) -> list[dict[str, Any]]:
@@ -86,7 +102,7 @@ def plot(curves: dict[str, list[dict[str, Any]]], path: Path, *, title: str) -> 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, metric in zip(axes, ("recall@10", "ndcg@10"), strict=True):
         for label, curve in curves.items():
-            masked = f"masked_{metric}" in curve[0]
+            masked = any(f"masked_{metric}" in point for point in curve)
             values = [point[f"masked_{metric}" if masked else metric] for point in curve]
             told = f"{label}, seen items left out" if masked else label
             axis.plot([point["step"] for point in curve], values, marker=".", label=told)

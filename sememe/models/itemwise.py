@@ -120,9 +120,11 @@ class ItemWise:
         met = inputs.train_counts[inputs.train_counts > 0]
         events = float(met.mean()) if len(met) else 0.0
         share = np.clip(np.log(max(events, 1e-9) / SPARSE) / np.log(DENSE / SPARSE), 0.0, 1.0)
-        dropout = round(float(self.trunk.dropout + share * (self.dense_dropout - self.trunk.dropout)), 3)
+        # Dense data needs less dropout; who sets less than that anyway keeps it.
+        least = min(self.dense_dropout, self.trunk.dropout)
+        dropout = round(float(self.trunk.dropout + share * (least - self.trunk.dropout)), 3)
         _log.info("%.1f training events per item: dropout %s", events, dropout)
-        kept = min(1.0, dropout / self.trunk.dropout) if self.trunk.dropout else 1.0
+        kept = dropout / self.trunk.dropout if self.trunk.dropout else 1.0
         of_depth = round(self.depth.dropout * kept, 3)
         return replace(self, trunk=replace(self.trunk, dropout=dropout), depth=replace(self.depth, dropout=of_depth))
 

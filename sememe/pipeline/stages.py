@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,9 +69,12 @@ class StageStore:
         started = time.monotonic()
         scratch.mkdir(parents=True, exist_ok=True)
         found: dict[str, Any] = {"recipe_hash": self.recipe_hash, "settings": described, "inputs": dict(inputs)}
+        # Then `seconds` are those of this process alone.
+        found["resumed"] = any(scratch.iterdir())
         with write_artifact(path, kind=name, meta=found) as target:
             found["result"] = dict(make(Workbench(target=target, scratch=scratch)))
             found["seconds"] = round(time.monotonic() - started, 2)
+            found["peak_memory_mib"] = _peak_memory_mib()
         shutil.rmtree(scratch)
         self.say(f"{name}: done in {found['seconds']:.1f} s")
         return read_artifact(path, kind=name)
@@ -94,6 +98,17 @@ class StageStore:
         ]
         changed += [f"input {key} changed" for key, value in inputs.items() if meta["inputs"].get(key) != value]
         return "running again, since " + "; ".join(changed[:3]) + (" ..." if len(changed) > 3 else "")
+
+
+def _peak_memory_mib() -> int | None:
+    """Most memory that this process has held so far, this stage and those before it; None where the system does not
+    tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def _digest(value: Any) -> str:

@@ -60,7 +60,8 @@ def test_the_dropout_of_the_decoder_falls_with_it() -> None:
     # It does not rise, and stays where there is nothing to fall in proportion to.
     assert built(replace(part, dense_dropout=0.9), events=DENSE).depth.dropout == 0.4
     none = replace(part, trunk=replace(part.trunk, dropout=0.0))
-    assert built(none, events=DENSE).depth.dropout == 0.4
+    assert (built(none, events=DENSE).trunk.dropout, built(none, events=DENSE).depth.dropout) == (0.0, 0.4)
+    assert built(replace(part, dense_dropout=0.9), events=DENSE).trunk.dropout == part.trunk.dropout
 
 
 def test_without_the_rule_the_dropout_is_the_parts_own() -> None:
