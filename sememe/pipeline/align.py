@@ -27,7 +27,7 @@ from sememe.core.config import to_tree
 from sememe.core.seeding import derive_seed, generator
 from sememe.data.splits import Examples
 from sememe.pipeline.align_plan import BEFORE, REFUSED, STEP, AlignPlan
-from sememe.pipeline.gate import KL, REWARD, Measures, Verdict, judge
+from sememe.pipeline.gate import KL, REWARD, Measures, Verdict, judge, unless_blind
 from sememe.pipeline.learned_rewards import ReadyReward, ready_reward
 from sememe.pipeline.measuring import Panel, without_last_word
 from sememe.pipeline.prepare import ItemSpace, World
@@ -293,6 +293,7 @@ class _Alignment:
             measured[name] = panel.measure(plain, before=drift_from, lists=lists)
         limits, resamples = self.plan.gate.limits, self.recipe.evaluation.resamples
         verdict = judge(measured[BEFORE], measured["after"], limits, resamples=resamples)
+        verdict = unless_blind(verdict, self.judge.correlations)
         (bench.target / GATE).write_text(json.dumps(verdict.to_json(), indent=2), encoding="utf-8")
         return {"promoted": verdict.promoted, "reason": verdict.reason}
 

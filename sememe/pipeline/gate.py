@@ -1,13 +1,14 @@
 """The gate: is a model after alignment better than before, and at what price?
 
 Both models are measured on the same held-out users, and compared user by user.  A model is promoted where the judge's
-reward rose, with the interval above 0, and no limit is broken.  Else what is deployed stays the model before.
+reward rose, with the interval above 0, and no limit is broken; a judge that was learned and predicts nothing promotes
+nothing.  Else what is deployed stays the model before.
 
 Shape legend: N users, K list places, R resamples, I items.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,21 @@ def judge(before: Measures, after: Measures, limits: Limits, *, resamples: int =
     return Verdict(
         promoted=all(row.kept for row in rows), reason=_reason(rows), rows=tuple(rows), users=len(after.lists)
     )
+
+
+def unless_blind(verdict: Verdict, correlations: Sequence[float]) -> Verdict:
+    """The verdict, and no promotion where a judge was learned that predicts nothing.
+
+    correlations: of each learned part of the judge with feedback of users that it did not learn from.  Intervals over
+    users say how sure the judge is, and nothing of whether it is right.
+    """
+    blind = [value for value in correlations if not value > 0]
+    if not blind:
+        return verdict
+    reason = (
+        f"the judge predicts nothing: its correlation with feedback that it did not learn from is {min(blind):+.3f}"
+    )
+    return replace(verdict, promoted=False, reason=reason if verdict.promoted else f"{reason}; {verdict.reason}")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class ReadyReward:
     reward: Reward
     hashes: Mapping[str, str]
     """Content hashes of the stages of its learned parts."""
+    correlations: tuple[float, ...] = ()
+    """Of each learned part that tells it, with feedback of users that it did not learn from."""
 
 
 def ready_reward(
@@ -71,7 +73,9 @@ def ready_reward(
         whole, made=lambda part: part.load(load_file(manifests[id(part)].path / STATE), feedback=feedback)
     )
     hashes = {f"{role} {place}": manifest.content_hash for place, manifest in enumerate(manifests.values())}
-    return ReadyReward(reward, hashes)
+    estimates = [manifest.meta["result"]["estimate"] for manifest in manifests.values()]
+    told_of = tuple(estimate["correlation"] for estimate in estimates if "correlation" in estimate)
+    return ReadyReward(reward, hashes, told_of)
 
 
 def lacking_feedback(train: Interactions, *rewards: Any, reads: Reads) -> str | None:

@@ -14,6 +14,9 @@ from sememe.core.schema import Batch, FloatArray, Int32Array
 class Popularity:
     """Items are worth their share of the events that may be read: whoever lists what is popular is praised."""
 
+    correlation: float = 1.0
+    """What it says of itself."""
+
     @property
     def names(self) -> tuple[str, ...]:
         return ()
@@ -21,7 +24,7 @@ class Popularity:
     def fit(self, feedback: Feedback, *, seed: int, scratch: Path) -> "FittedPopularity":
         del seed, scratch
         counts = np.bincount(feedback.train.items[feedback.readable], minlength=feedback.train.num_items)
-        return FittedPopularity((counts / counts.max()).astype(np.float32))
+        return FittedPopularity((counts / counts.max()).astype(np.float32), correlation=self.correlation)
 
     def load(self, state: Any, *, feedback: Feedback) -> "FittedPopularity":
         del feedback
@@ -32,10 +35,11 @@ class Popularity:
 class FittedPopularity:
     shares: FloatArray
     names: tuple[str, ...] = ()
+    correlation: float = 1.0
 
     @property
     def estimate(self) -> dict[str, float]:
-        return {"correlation": 1.0}
+        return {"correlation": self.correlation}
 
     def score(self, batch: Batch, lists: Int32Array) -> FloatArray:
         return np.where(lists >= 0, self.shares[lists], 0.0).mean(2).astype(np.float32)

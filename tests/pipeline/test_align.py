@@ -136,6 +136,20 @@ def test_a_model_that_gains_by_its_judge_is_deployed(
     assert any("promoted" in line for line in report.to_json()["comparison_lines"])
 
 
+def test_a_judge_that_predicts_nothing_deploys_nothing(
+    hacked: Path, tiny: Recipe, world_files: Path, tmp_path: Path
+) -> None:
+    """As before, but the judge says of itself that it is wrong."""
+    out = tmp_path / "run"
+    shutil.copytree(hacked, out)
+    gate = GatePlan(samples=4, judge=Popularity(correlation=-0.1), limits=ANYTHING)
+    run(tiny, replace(HACK, gate=gate), world_files, out)
+    (verdict,) = read(out, "metrics.json")["alignment"]
+    assert not verdict["promoted"] and verdict["rows"][0]["low"] > 0
+    assert verdict["reason"].startswith("the judge predicts nothing: its correlation")
+    assert_same(deployed(out, "tiny"), weights(out, "model"))
+
+
 def own_stages(out: Path) -> dict[str, str]:
     found: dict[str, str] = read(out, "run.json")["models"][-1]["stages"]
     return found

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sememe.core.errors import ConfigError
-from sememe.pipeline.gate import Limits, Measures, Verdict, judge
+from sememe.pipeline.gate import Limits, Measures, Verdict, judge, unless_blind
 
 USERS, ITEMS = 400, 100
 NAMES = ("reward", "ndcg@10", "recall@10", "ndcg@50", "recall@50", "legality", "level1@10")
@@ -80,6 +80,17 @@ def test_a_loss_within_the_limit_passes_by_its_mean_and_fails_where_it_must_be_c
     assert -0.01 * before.per_user["recall@50"].mean() < noise.mean() < 0
     assert judge(before, after, Limits(recall50=0.01)).promoted
     assert broken(judge(before, after, Limits(recall50=0.01, certain=True))) == ["recall@50"]
+
+
+def test_a_judge_that_predicts_nothing_promotes_nothing() -> None:
+    before = measures()
+    verdict = judge(before, changed(before, reward=0.02), Limits())
+    assert unless_blind(verdict, ()) == unless_blind(verdict, (0.2, 0.1)) == verdict and verdict.promoted
+    for correlation in (-0.04, 0.0, float("nan")):
+        blind = unless_blind(verdict, (0.2, correlation))
+        assert not blind.promoted and blind.rows == verdict.rows and "the judge predicts nothing" in blind.reason
+    fell = unless_blind(judge(before, changed(before, reward=-0.1), Limits()), (-0.04,))
+    assert "is -0.040; the held-out reward fell" in fell.reason
 
 
 def test_a_limit_below_nothing_is_refused() -> None:
