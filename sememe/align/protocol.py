@@ -72,7 +72,8 @@ class FittedReward(Reward, Protocol):
 
     @property
     def estimate(self) -> Mapping[str, float]:
-        """How well it predicts feedback that it was not fitted on."""
+        """How well it predicts feedback that it was not fitted on.  The gate reads "correlation": a judge of which it
+        is not above 0 promotes nothing."""
         ...
 
     def state(self) -> Mapping[str, npt.NDArray[np.generic]]:

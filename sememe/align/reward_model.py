@@ -124,7 +124,8 @@ class FittedSessionReward:
     model: SessionRewardModel
     feedback: Feedback
     estimate: Mapping[str, float] = field(default_factory=dict)
-    """Of users that were not learned from: "correlation" of the score with what came, over sessions."""
+    """Of users that were not learned from: "correlation" of the score with what came, over sessions; a little too good,
+    since the best step of the training is chosen by it."""
 
     @property
     def names(self) -> tuple[str, ...]:

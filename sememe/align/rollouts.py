@@ -8,7 +8,9 @@ start of the round: ratios move away from 1 as the round goes on, and clipping s
 Three ways to draw.  `BeamGroups` takes the best items by beam search (MiniOneRec, arXiv 2510.24431; OneRec v1,
 2502.18965): distinct and strong, and no sample of the policy, so that the gradient is not one of an expectation.
 `DistinctGroups` draws without replacement.  `IndependentGroups` draws with replacement at temperature 1, for which the
-policy gradient and the KL estimate are unbiased; without the trie it may write codes that name no item.
+policy gradient and the KL estimate are unbiased where the model writes nothing but items.  Of a model that may write
+other codes, the trie draws from what is left of its probabilities, which is not the policy whose ratio is taken;
+without the trie, what names no item is left out of the advantages.
 
 Shape legend: N rows, G samples of a row, S items of a sample, L code levels, K codes of a level, W widest child range.
 """

@@ -85,7 +85,7 @@ class Panel:
         return self.judge.score(prompt, items[:, None, : self.list_items])[:, 0].astype(np.float64)
 
     def _samples(self, recommender: Recommender, prompt: Batch, *, before: Any) -> dict[str, Float64Array]:
-        """What the policy says and draws, beyond lists."""
+        """What the policy says and draws, beyond lists: one item, the first where a model writes lists."""
         model, trie = recommender.model, recommender.trie
         for network in (model, before):
             if network is not None:

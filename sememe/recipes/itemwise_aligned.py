@@ -10,7 +10,8 @@ left out, as in lists; only what writes codes is trained, so that the trunk and 
 gate, which deploys the aligned model only where held-out users gain by it.
 Rows of a run: those of itemwise, and `itemwise_aligned:before` where the aligned model is deployed, or
 `itemwise_aligned:refused` where it is not.
-Published numbers: others report +7 to +15 % at 1 by GRPO, and losses at 50; docs/alignment.md has what we measured.
+Published numbers: others report +7 to +15 % at 1 by GRPO, and losses at 50.  What public data says here:
+benchmarks/quality/align_itemwise.py.
 Status: faithful
 """
 

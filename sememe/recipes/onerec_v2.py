@@ -13,8 +13,9 @@ that the log knows better; a last level tells colliding items apart; each level'
 Sizes: "paper" is the smallest of the paper's ladder (12 layers of width 640, 10 heads, lr 5e-4); "small" takes minutes
 on a CPU; "debug" is for tests.
 Alignment, where the log has feedback and some lists shown at random: GBPO on items drawn from the model in training, by
-a reward model that learned watch time as its quantile among videos of like duration; the loss of the log is kept.  The
-paper rewards logged impressions too, by their own feedback.
+a reward model that learned watch time as its quantile among videos of like duration; the loss of the log is kept.  Each
+code is an action here, where the paper has the whole item; advantages are those inside a group of samples, where the
+paper has 1, 0 or -1 by feedback; it rewards logged impressions too, by their own feedback.
 Published numbers (the paper's own data, loss / GFLOPs at 1 B parameters): encoder-decoder 3.28 / 296, decoder over the
 context 3.26 / 204, lazy decoder 3.27 / 18.9.  What public data says: benchmarks/quality/lazy_decoder.py.
 Status: partial: the paper's data is not public; feedback of logged impressions rewards through the model alone
