@@ -49,7 +49,7 @@ def plans(size: str, gain: Gain | None) -> dict[str, AlignPlan]:
     assert own is not None, "the recipe is aligned"
     own = replace(
         own,
-        reward=Mix((RuleReward(gain=gain), RankReward())),
+        reward=Mix((RuleReward(gain=gain), RankReward(gain=gain))),
         gate=replace(own.gate, judge=DiscountedHit(gain=gain)),
     )
     slow, fast = (replace(own.train, optimizer=AdamW(lr=lr, weight_decay=0.0)) for lr in (2e-5, 5e-4))

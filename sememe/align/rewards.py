@@ -1,7 +1,7 @@
 """Rewards that need no learning, and the mixer.
 
 Rule and rank reward: MiniOneRec (arXiv 2510.24431).  Kept: both formulas.  Changed: a hit may be worth what the log
-says of it, such as a rating, in place of 1.
+says of it, such as a rating, in place of 1, to both.
 
 Shape legend: N rows, G samples of a row, S items of a sample.
 """
@@ -66,17 +66,22 @@ class RankReward:
     """In a group with a hit, a wrong sample at place i (from 0) loses (1 / log2(i + 2)) / sum of these over the group:
     what stands before others though it is wrong, loses most.  0 for hits, and in groups without one."""
 
+    gain: Gain | None = None
+    """Losses count as much as the hit is worth by it, and nothing where that is 0 or less: to stand above what was
+    taken and not liked is no mistake."""
+
     @property
     def names(self) -> tuple[str, ...]:
-        """The target."""
-        return ("target",)
+        """The target, and the column of the gain."""
+        return ("target",) if self.gain is None else ("target", self.gain.name)
 
     def score(self, batch: Batch, lists: Int32Array) -> FloatArray:
         """(N, G), 0 or less; the order of the group is that of the policy."""
         hit = hits(batch, lists)
         discounts = 1.0 / np.log2(np.arange(lists.shape[1]) + 2.0)
         loss = np.where(hit.any(1, keepdims=True) & ~hit.astype(bool), discounts / discounts.sum(), 0.0)
-        return (-loss).astype(np.float32)
+        worth = np.ones(len(lists)) if self.gain is None else np.maximum(self.gain.of(batch), 0.0)
+        return (-loss * worth[:, None]).astype(np.float32)
 
 
 @dataclass(frozen=True)

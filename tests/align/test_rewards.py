@@ -38,6 +38,16 @@ def test_what_the_log_says_of_a_hit_is_its_worth() -> None:
         RuleReward(gain=Gain(zero=3.0, one=3.0)).score(BATCH, LISTS)
 
 
+def test_to_stand_above_what_was_not_liked_is_no_mistake() -> None:
+    """A hit of 3 stars or fewer is not pulled up by what the others would lose; one of 4 half as much as one of 5."""
+    lists, ratings = LISTS[[0, 0, 0, 0]], np.array([5.0, 4.0, 3.0, 1.0])
+    batch = {"target": np.full(4, 7), "target_rating": ratings}
+    plain, gained = RankReward().score(batch, lists), RankReward(gain=Gain()).score(batch, lists)
+    np.testing.assert_allclose(gained, plain * [[1.0], [0.5], [0.0], [0.0]], rtol=1e-6)
+    both = Mix((RuleReward(gain=Gain()), RankReward(gain=Gain()))).score(batch, lists)
+    assert both[0].argmax() == both[1].argmax() == 1 and not both[2].any() and both[3].argmin() == 1
+
+
 def test_a_discounted_hit_is_ndcg() -> None:
     lists = np.array([[[9, 7, 3, 5]], [[1, 2, 3, -1]]])
     np.testing.assert_allclose(DiscountedHit().score(BATCH, lists)[:, 0], [1 / np.log2(3), 0])
