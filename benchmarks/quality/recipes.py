@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from sememe.data.batches import SequenceBatches
 from sememe.data.negatives import SharedNegatives
+from sememe.decode.beam import BeamSearch
+from sememe.decode.rescore import Rescored
 from sememe.embed.text import TextEmbedder
 from sememe.models.itemwise import ItemWise
 from sememe.objectives.itemwise import ItemWiseLoss
-from sememe.pipeline.recipe import ContextTokenizer, Recipe, Tokenizer
+from sememe.pipeline.recipe import ContextTokenizer, Recipe, Tokenizer, View
 from sememe.recipes import item_knn, itemwise, popularity
 from sememe.sid.aligned import AlignedRqVae
 from sememe.sid.balanced import BalancedKMeans
@@ -24,6 +26,38 @@ from sememe.sid.rqvae import RqVae
 def itemwise_alone() -> Recipe:
     """`itemwise` beside baselines that need no training, for runs over several seeds."""
     return replace(itemwise(), baselines=(popularity(), item_knn()))
+
+
+def itemwise_parts() -> Recipe:
+    """`itemwise` without its last word, whole and with one part at a time left out or exchanged: what each is worth.
+
+    sememe run benchmarks.quality.recipes:itemwise_parts --data amazon2014_beauty --out RUN
+
+    Rows "NAME" order the beam's items by both heads, rows "NAME:generator" by code score.  Settings are chosen on
+    validation, so read the validation rows.
+    """
+    whole = replace(itemwise(), name="whole", rerank=None, baselines=())
+    whole = replace(whole, decode=Rescored(BeamSearch(width=50)), views=(View("generator", BeamSearch(width=50)),))
+    model, train = whole.model, whole.train
+    assert isinstance(model, ItemWise) and train is not None
+    others = {
+        "no_own_vectors": replace(model, item_embedding=False),
+        "no_content": replace(model, content=False),
+        "no_rehearsal_of_new_items": replace(model, cold_share=0.0),
+        "no_node_vectors": replace(model, depth=replace(model.depth, node_vectors=False)),
+        "depth_transformer": replace(model, depth=replace(model.depth, form="transformer")),
+        "depth_parallel": replace(model, depth=replace(model.depth, form="parallel")),
+    }
+    exchanged = [replace(whole, name=name, model=other) for name, other in others.items()]
+    codes_alone = replace(
+        whole,
+        name="no_item_head",
+        objective=ItemWiseLoss(item_weight=0.0),
+        decode=BeamSearch(width=50),
+        views=(),
+    )
+    one_step = replace(whole, name="no_average", train=replace(train, average=None))
+    return replace(whole, baselines=(*exchanged, codes_alone, one_step))
 
 
 def tokenizers() -> Recipe:
