@@ -5,8 +5,10 @@
 trains both with each seed on the next item's codes, keeps each at its best validation loss, and compares losses on the
 test users: nats per code, paired by user.  DATA is "planted" (generated: a Markov chain over clusters) or the name or
 path of a log.  Operations are counted for one user with a full history, and without training for others; "decoder" is
-keys and values of the context and all that writes, for either model (`sememe.models.flops`).  An interrupted run goes
-on where it stopped, in the folder that --work names.  Writes NAME.json beside this file, or to --out.
+keys and values of the context and all that writes, for either model (`sememe.models.flops`).  The encoder-decoder reads
+a token for each code of the history and the lazy decoder one for each item, as version 1 and version 2 do: part of what
+is saved is that.  "equal_context" counts an encoder-decoder that reads what the lazy decoder reads.  An interrupted run
+goes on where it stopped, in the folder that --work names.  Writes NAME.json beside this file, or to --out.
 """
 
 import argparse
@@ -198,6 +200,14 @@ def describe_all(plan: Plan, inputs: ModelInputs, *, history: int) -> dict[str, 
     return {name: describe(part, inputs, history=history) for name, part in models(plan, history=history).items()}
 
 
+def with_equal_context(plan: Plan, inputs: ModelInputs, *, history: int) -> dict[str, float]:
+    """`times_fewer` than an encoder-decoder that reads one vector an item, too."""
+    both = models(plan, history=history)
+    full, lazy = both["encoder-decoder"], both["lazy decoder"]
+    parts = {"encoder-decoder": replace(full, context=lazy.context), "lazy decoder": lazy}
+    return times_fewer({name: describe(part, inputs, history=history) for name, part in parts.items()})
+
+
 def times_fewer(sizes: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """How many times fewer operations the lazy decoder needs, in the decoder and in all."""
     full, lazy = sizes["encoder-decoder"], sizes["lazy decoder"]
@@ -266,10 +276,15 @@ def measure(plan: Plan, *, seeds: Sequence[int], work: Path) -> dict[str, Any]:
         "models": sizes,
         "verdict": verdict,
         "times_fewer_flops": [
-            {"encoder_layers": layers, "history": history, **times_fewer(described)}
+            {
+                "encoder_layers": layers,
+                "history": history,
+                **times_fewer(describe_all(shaped, inputs, history=history)),
+                "equal_context": with_equal_context(shaped, inputs, history=history),
+            }
             for layers in range(1, LAYERS)
+            for shaped in [replace(plan, encoder_layers=layers)]
             for history in CONTEXTS
-            for described in [describe_all(replace(plan, encoder_layers=layers), inputs, history=history)]
         ],
     }
 

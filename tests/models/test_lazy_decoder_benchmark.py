@@ -27,3 +27,5 @@ def test_a_small_run_writes_losses_sizes_and_a_verdict(tmp_path: Path) -> None:
     # The longer the history, the more an encoder-decoder pays for keys and values of each layer.
     longer = [row["times_fewer_decoder_flops"] for row in content["times_fewer_flops"] if row["encoder_layers"] == 1]
     assert longer == sorted(longer)
+    for row in content["times_fewer_flops"]:
+        assert 0 < row["equal_context"]["times_fewer_decoder_flops"] < row["times_fewer_decoder_flops"]
