@@ -7,7 +7,8 @@ Rafailov et al. 2023 (2305.18290), with several rejected samples as in S-DPO (Ch
 With one rejected sample this is DPO's -log sigmoid(m_w - m_l), ln 2 while the policy is the reference; with R it starts
 at ln(1 + R).  Kept: both formulas; the log-probability of a tuple is the sum over its codes.  Changed: rows may have
 different numbers of rejected samples.  OneRec (2502.18965) takes best and worst of a beam by reward, the model of the
-round before as reference, and adds next-item prediction: `sememe.objectives.joint`.  It states no beta; 0.1 is DPO's.
+round before as reference, and adds next-item prediction (`sememe.align.policy.Steering`).  It states no beta; 0.1 is
+DPO's.
 
 If preferences are drawn by Bradley and Terry's rule from rewards r, the minimum is pi_ref e^(r / beta) / Z; where one
 action always wins, there is none, and its probability creeps towards 1.

@@ -8,7 +8,7 @@ one such sample can undo a policy.  ECPO raises the old probability until the ra
 with w' = pi / pi_old' and sg the value without gradient.  Kept: the formula; margin 0.1 (the report's delta); no KL.
 Not stated there: the clip itself, PPO's 0.2 here.  Where w <= 1 + clip + margin, it is PPO's loss.  With A > 0 a ratio
 above 1 + clip is clipped in either, so the two differ for A < 0 only.
-The report trains it together with next-item prediction: `sememe.objectives.joint`.  There a tuple is one action,
+The report trains it together with next-item prediction: `sememe.align.policy.Steering`.  There a tuple is one action,
 (N, G); codes as actions, (N, G, L), are bounded code by code.
 """
 

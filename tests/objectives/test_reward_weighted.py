@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from sememe.align.policy import Steering
 from sememe.core.errors import ConfigError, DataError
 from sememe.objectives.dpo import DPO
-from sememe.objectives.joint import Joint
 from sememe.objectives.next_token import NextToken
 from sememe.objectives.reward_weighted import RewardWeighted, reward_weights
 
@@ -79,10 +79,10 @@ def test_imitation_and_alignment_add_up() -> None:
         "sample_log_probs": torch.tensor([[-1.0, -2.0]]),
     }
     batch = {"target_codes": torch.zeros(1, 2), "reference_log_probs": torch.tensor([[-1.0, -2.0]])}
-    joint = Joint(imitation=NextToken(), alignment=DPO(), weight=0.5)
-    assert joint(outputs, batch).item() == pytest.approx(math.log(4) + 0.5 * math.log(2))
-    with pytest.raises(ConfigError, match="weight is -1"):
-        Joint(imitation=NextToken(), alignment=DPO(), weight=-1.0)(outputs, batch)
+    steering = Steering(DPO(), imitation=NextToken(), weight=0.5)
+    assert steering(outputs, batch).item() == pytest.approx(math.log(4) + 0.5 * math.log(2))
+    assert steering({"code_logits": outputs["code_logits"]}, batch).item() == pytest.approx(math.log(4))
+    assert Steering(DPO())(outputs, batch).item() == pytest.approx(math.log(2))
 
 
 def test_what_cannot_be_is_named() -> None:
