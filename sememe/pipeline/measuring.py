@@ -56,7 +56,9 @@ class Panel:
         """
         listed = self._lists(lists or recommender)
         prompts = list(self._prompts())
-        found = [self._samples(recommender, prompt, before=before) for prompt in prompts]
+        found = [
+            self._samples(recommender, prompt, before=before, number=number) for number, prompt in enumerate(prompts)
+        ]
         rewards = [
             self._rewards(prompt, listed.items[rows]) for prompt, rows in zip(prompts, self._rows(), strict=True)
         ]
@@ -84,7 +86,7 @@ class Panel:
         check_names(self.judge, prompt)
         return self.judge.score(prompt, items[:, None, : self.list_items])[:, 0].astype(np.float64)
 
-    def _samples(self, recommender: Recommender, prompt: Batch, *, before: Any) -> dict[str, Float64Array]:
+    def _samples(self, recommender: Recommender, prompt: Batch, *, before: Any, number: int) -> dict[str, Float64Array]:
         """What the policy says and draws, beyond lists: one item, the first where a model writes lists."""
         model, trie = recommender.model, recommender.trie
         for network in (model, before):
@@ -92,7 +94,8 @@ class Panel:
                 network.eval()
         tensors = to_tensors({name: values for name, values in prompt.items() if is_input(name)}, recommender.device)
         sampler = IndependentGroups(size=self.samples, under_trie=False)
-        free = sampler.draw(model, tensors, trie=trie, seen=None, seed=derive_seed(self.seed, "panel"))
+        # Draws of their own for every batch: intervals take users for independent.
+        free = sampler.draw(model, tensors, trie=trie, seen=None, seed=derive_seed(self.seed, "panel", number))
         drift = torch.zeros(len(free.drawn)) if before is None else policy_kl(model, before, tensors, free.codes)
         return {
             "legality": free.legal.double().mean(1).cpu().numpy(),
