@@ -45,6 +45,9 @@ EVENT_STD = 0.02
 
 _log = logging.getLogger(__name__)
 
+MOST_KEPT = 200_000
+"""Items whose vectors a model keeps for exact scoring, at most: 100 MB of width 128."""
+
 
 @dataclass(frozen=True)
 class ItemWise:
@@ -146,6 +149,17 @@ class WritingState:
         return self.prefix.shape[2]
 
 
+@dataclass(frozen=True, eq=False)
+class _KeptVectors:
+    """Vectors of all items, and of which weights they were made."""
+
+    vectors: Tensor
+    """(I, D)"""
+    state: tuple[object, ...]
+    made_of: list[Tensor]
+    """Held, so that no other tensor comes to lie where one of them lay."""
+
+
 class ItemWiseModel(nn.Module):
     """Built by `ItemWise.build`."""
 
@@ -171,6 +185,7 @@ class ItemWiseModel(nn.Module):
             start=config.start,
         )
         self.repeat_bias = RepeatBias(speed=10.0)
+        self._kept: _KeptVectors | None = None
         # Made last, so that all other weights are those of a model without them.
         sizes = {"action": inputs.num_actions, "gap": inputs.num_gaps}
         self.events = nn.ModuleDict({name: _event_table(sizes[name], width) for name in config.reads_events})
@@ -275,9 +290,22 @@ class ItemWiseModel(nn.Module):
     def score_items(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(N, I) float32 scores of every item as the next one, by the item head."""
         hidden, history = self._last(batch), batch["history"]
-        every = torch.arange(self.items.num_items, device=hidden.device)
-        scores = (hidden @ self._vectors(every).T).float()
+        scores = (hidden @ self._all_vectors().T).float()
         return self.repeat_bias.add_to(scores, history)
+
+    def _all_vectors(self) -> Tensor:
+        """(I, D) the vectors of all items; a model that answers keeps them until a weight changes."""
+        made_of = (*self.items.parameters(), *self.items.buffers(), *self.writer.read.parameters())
+        device = made_of[-1].device
+        every = torch.arange(self.items.num_items, device=device)
+        changing = self.training or torch.is_grad_enabled() or self.items.as_new is not None
+        if changing or len(every) > MOST_KEPT or any(tensor.is_inference() for tensor in made_of):
+            return self._vectors(every)
+        # A write in place counts the version up, and whatever else is put in its place lies elsewhere.
+        state = (torch.is_autocast_enabled(device.type), *((part.data_ptr(), part._version) for part in made_of))
+        if self._kept is None or self._kept.state != state:
+            self._kept = _KeptVectors(self._vectors(every), state, [part.detach() for part in made_of])
+        return self._kept.vectors
 
     def code_log_prob(self, batch: Mapping[str, Tensor], items: Tensor) -> Tensor:
         """(N, C) log-probability that the depth decoder gives to the codes of `items` (N, C), all real items."""
