@@ -60,7 +60,9 @@ def plans(size: str, gain: Gain | None) -> dict[str, AlignPlan]:
         "grpo_whole_model": replace(own, trained=()),
         "grpo_imitate": replace(own, trained=(), imitate=True, weight=0.3),
         "grpo_drawn": replace(own, sampler=IndependentGroups(size=16), objective=GRPO(kl_weight=0.0)),
-        "weighted_likelihood": replace(own, objective=RewardWeighted(elite_share=1 / 16), reference="none"),
+        "weighted_likelihood": replace(
+            own, objective=RewardWeighted(elite_share=1 / 16, skip_equal=True), reference="none"
+        ),
         "grpo_held_out_prompts": replace(own, asked_of="steering"),
         "grpo_held_out_prompts_whole_model": replace(own, asked_of="steering", trained=()),
     }

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib import pyplot
@@ -108,6 +109,7 @@ def summary(results: Mapping[str, Results]) -> dict[str, dict[str, Any]]:
             "before": vars(bootstrap_mean(before, seed=0)),
             "share_of_best": sum(after) / sum(best),
             "gain": vars(paired_difference(after, before, seed=0)),
+            "gain_by_seed": [fmean(run["values"]["after"]) - fmean(run["values"]["before"]) for run in runs],
             "over_baseline": vars(paired_difference(after, plain, seed=0)) if len(plain) == len(after) else None,
             "legality": [
                 [row["before"], row["after"]]

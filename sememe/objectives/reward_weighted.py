@@ -10,7 +10,8 @@ sampler.
 Kept: both weightings, which can be combined.  Changed: the best are sought in each group rather than in the whole
 sample, since users differ in what they can be given.  There is no ratio to the sampler: on a fixed log the fit ends at
 the log's policy times the weights, not at the best action; only sampling anew each round gets there.  There is no
-baseline either: in a group of equal rewards every sample is imitated, which is 0 on average only.
+baseline either: in a group of equal rewards every sample is imitated, which is 0 on average only; `skip_equal` leaves
+such groups out.
 
 Shape legend: N rows, G samples of a row, L code levels.
 """
@@ -34,6 +35,9 @@ class RewardWeighted:
     """Share of each group that is kept, the best ones, at least one; 1 keeps all.  Ties with the last one are kept."""
     temperature: float | None = None
     """Kept samples weigh e^(reward / temperature); None: all the same."""
+    skip_equal: bool = False
+    """Leave out groups whose rewards are all the same, of which every sample would be imitated; for rewards that most
+    groups have none of, such as those of a hit."""
 
     def __call__(self, outputs: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of one batch.
@@ -44,10 +48,19 @@ class RewardWeighted:
         if log_probs.ndim == 3:
             log_probs, counted = log_probs.mean(2), counted[:, :, 0]
         rewards = like(need(batch, "rewards", purpose="samples are weighed by them"), log_probs, name="rewards")
+        if self.skip_equal:
+            counted = counted & _differ(rewards, counted)
         weights = reward_weights(
             rewards, counted=counted, elite_share=self.elite_share, temperature=self.temperature
         ).to(log_probs.dtype)
         return -(weights * log_probs).sum() / counted.any(1).sum().clamp(min=1)
+
+
+def _differ(rewards: Tensor, counted: Tensor) -> Tensor:
+    """(N, 1) whether the counted rewards of a row are not all the same."""
+    most = rewards.masked_fill(~counted, -math.inf).amax(1, keepdim=True)
+    least = rewards.masked_fill(~counted, math.inf).amin(1, keepdim=True)
+    return most > least
 
 
 def reward_weights(

@@ -73,6 +73,21 @@ def test_on_a_log_it_ends_at_the_log_weighed_not_at_the_best_action() -> None:
     torch.testing.assert_close(logits.detach().softmax(1), (rewards / 0.5).softmax(1), atol=1e-5, rtol=0)
 
 
+def test_groups_that_say_nothing_are_left_out_where_asked() -> None:
+    """The second row has equal rewards: of the first alone, the loss is its best sample's."""
+    log_probs = torch.tensor([[-1.0, -2.0, -3.0, -4.0], [-5.0, -6.0, -7.0, -8.0]], requires_grad=True)
+    outputs, batch = {"sample_log_probs": log_probs}, {"rewards": REWARDS}
+    assert RewardWeighted()(outputs, batch).item() == pytest.approx((1.0 + 6.5) / 2)
+    loss = RewardWeighted(skip_equal=True)(outputs, batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(1.0) and log_probs.grad is not None
+    torch.testing.assert_close(log_probs.grad, torch.tensor([[-1.0, 0, 0, 0], [0.0] * 4]))
+    counted = torch.tensor([[False, True, True, True], [True] * 4])
+    of_others = RewardWeighted(skip_equal=True)(outputs, {**batch, "counted": counted})
+    assert of_others.item() == pytest.approx((3.0 + 4.0) / 2)
+    assert RewardWeighted(skip_equal=True)(outputs, {"rewards": torch.zeros(2, 4)}).item() == 0.0
+
+
 def test_imitation_and_alignment_add_up() -> None:
     outputs = {
         "code_logits": torch.zeros(1, 2, 4),

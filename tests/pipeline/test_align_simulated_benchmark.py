@@ -19,6 +19,7 @@ def test_each_way_is_measured_by_the_truth_and_kept(tmp_path: Path, monkeypatch:
         assert 0 < told_of["share_of_best"] < 1 and told_of["promoted"] == [result["verdict"]["promoted"]]
         after, before = (sum(result["values"][when]) / len(result["best"]) for when in ("after", "before"))
         assert told_of["gain"]["mean"] == pytest.approx(after - before)
+        assert told_of["gain_by_seed"] == [pytest.approx(after - before)]
     assert found["summary"]["likelihood"]["over_baseline"]["mean"] == 0.0
     assert (tmp_path / "align_simulated.svg").is_file()
     monkeypatch.setattr(align_simulated, "measure", None)
