@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sememe.core.errors import DataError
-from sememe.core.schema import BoolArray, FloatArray, Interactions
+from sememe.core.schema import FloatArray, Interactions
 from sememe.data.feedback_columns import FLAGS, UNKNOWN_FLAG
 
 Numbers = npt.NDArray[np.generic]
@@ -78,10 +78,3 @@ def duration_quantiles(
         found[event] = ((least + most) / 2.0 + 0.5) / (len(before) + 1)
         before.insert(most, seconds)
     return found
-
-
-def duration_aware_labels(quantiles: FloatArray, negative: BoolArray, *, best_share: float = 0.25) -> FloatArray:
-    """(E,) V2's advantage from feedback: -1 where `negative`, 1 in the best share of the others, else 0."""
-    threshold = np.quantile(quantiles, 1.0 - best_share) if len(quantiles) else 0.0
-    best = (quantiles >= threshold).astype(np.float32)
-    return np.where(negative, np.float32(-1.0), best).astype(np.float32)

@@ -16,8 +16,7 @@ chosen session that its user had events before:
                                        target; NaN where unknown and after the end
     and each of `events`, int32 (N, T), as `sememe.data.event_inputs` says.
 
-`with_codes` adds "target_codes" int32 (N, S, L), PAD where there is no target.  `separated_codes` writes them as one
-row of tokens with a separator (BOS) before each item: int32 (N, S * (L + 1)).
+`with_codes` adds "target_codes" int32 (N, S, L), PAD where there is no target.
 
 S is fixed: shorter sessions are padded, so that every batch has the same number of decoder positions.
 
@@ -218,13 +217,6 @@ def _sessions_back(log: Interactions, rows: Rows) -> Int32Array:
     # From the right: each change between an event and the target is one session further back.
     back = np.flip(np.cumsum(np.flip(changes, axis=1), axis=1), axis=1)
     return np.where(inside, back, 0).astype(np.int32)
-
-
-def separated_codes(target_codes: Int32Array, *, separator: int) -> Int32Array:
-    """(N, S * (L + 1)) the codes (N, S, L) of a session as one row, `separator` before each item's; PAD stays PAD."""
-    before = np.where(target_codes[:, :, :1] == PAD, PAD, separator)
-    joined = np.concatenate([before, target_codes], axis=2)
-    return joined.reshape(len(target_codes), -1).astype(np.int32)
 
 
 @dataclass(frozen=True, eq=False)

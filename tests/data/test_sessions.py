@@ -13,7 +13,6 @@ from sememe.data.sessions import (
     SessionBatches,
     find_sessions,
     logged_lists,
-    separated_codes,
 )
 
 NAN = float("nan")
@@ -156,15 +155,13 @@ def _slow_rows(log, user, plan):
         )
 
 
-def test_targets_get_codes_and_separators():
+def test_targets_get_codes():
     codes = Codes(np.arange(10, dtype=np.int32).reshape(5, 2), (10, 10), 2)
     plan = SessionBatches(max_history=4, session_items=2, good=EVERY_SESSION)
     batch = with_codes(plan.source(small_log(), seed=0), codes)(0)
     order = np.argsort(batch["lengths"])
     assert batch["target_codes"][order].tolist() == [[[4, 5], [0, 1]], [[2, 3], [PAD, PAD]]]
-    tokens = separated_codes(batch["target_codes"], separator=77)[order]
-    assert tokens.tolist() == [[77, 4, 5, 77, 0, 1], [77, 2, 3, PAD, PAD, PAD]]
-    assert tokens.dtype == np.int32
+    assert batch["target_codes"].dtype == np.int32
 
 
 def test_what_cannot_be_learned_from_is_said():
