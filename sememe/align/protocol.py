@@ -72,8 +72,9 @@ class FittedReward(Reward, Protocol):
 
     @property
     def estimate(self) -> Mapping[str, float]:
-        """How well it predicts feedback that it was not fitted on.  The gate reads "correlation": a judge of which it
-        is not above 0 promotes nothing."""
+        """How well it predicts feedback that it was not fitted on.  The gate reads "correlation_low", the beginning
+        of a 95 % interval, or "correlation" where a reward tells no interval: a judge of which it is not above 0
+        promotes nothing."""
         ...
 
     def state(self) -> Mapping[str, npt.NDArray[np.generic]]:

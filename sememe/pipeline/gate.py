@@ -147,16 +147,17 @@ def judge(before: Measures, after: Measures, limits: Limits, *, resamples: int =
 
 
 def unless_blind(verdict: Verdict, correlations: Sequence[float]) -> Verdict:
-    """The verdict, and no promotion where a judge was learned that predicts nothing.
+    """The verdict, and no promotion where a judge was learned that is not shown to predict anything.
 
-    correlations: of each learned part of the judge with feedback of users that it did not learn from.  Intervals over
-    users say how sure the judge is, and nothing of whether it is right.
+    correlations: of each learned part of the judge with feedback of users that it did not learn from, the lower ends of
+    their 95 % intervals.  The intervals of the table say how sure the judge is, and nothing of whether it is right.
     """
     blind = [value for value in correlations if not value > 0]
     if not blind:
         return verdict
     reason = (
-        f"the judge predicts nothing: its correlation with feedback that it did not learn from is {min(blind):+.3f}"
+        "the judge is not shown to predict anything: its correlation with feedback that it did not learn from may be "
+        f"{min(blind):+.3f} (where the 95 % interval begins)"
     )
     return replace(verdict, promoted=False, reason=reason if verdict.promoted else f"{reason}; {verdict.reason}")
 

@@ -32,7 +32,8 @@ class ReadyReward:
     hashes: Mapping[str, str]
     """Content hashes of the stages of its learned parts."""
     correlations: tuple[float, ...] = ()
-    """Of each learned part that tells it, with feedback of users that it did not learn from."""
+    """Of each learned part that tells it, with feedback of users that it did not learn from: the lower end of its 95 %
+    interval, or the estimate where a part tells no interval."""
 
 
 def ready_reward(
@@ -74,7 +75,9 @@ def ready_reward(
     )
     hashes = {f"{role} {place}": manifest.content_hash for place, manifest in enumerate(manifests.values())}
     estimates = [manifest.meta["result"]["estimate"] for manifest in manifests.values()]
-    told_of = tuple(estimate["correlation"] for estimate in estimates if "correlation" in estimate)
+    told_of = tuple(
+        estimate.get("correlation_low", estimate["correlation"]) for estimate in estimates if "correlation" in estimate
+    )
     return ReadyReward(reward, hashes, told_of)
 
 

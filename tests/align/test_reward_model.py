@@ -10,10 +10,11 @@ from align_world import LOG, WORLD
 
 from sememe.align.prompts import Prompts
 from sememe.align.protocol import Feedback
-from sememe.align.reward_model import SessionReward
+from sememe.align.reward_model import SessionReward, _correlations, _Lists, _moments
 from sememe.core.errors import ConfigError, DataError
 from sememe.core.schema import Interactions
 from sememe.data.feedback_simulator import FeedbackSimulator
+from sememe.metrics.significance import resampled_means
 from sememe.models.reward import SessionRewardNet
 from sememe.train.optim import AdamW
 from sememe.train.plan import TrainPlan
@@ -69,6 +70,35 @@ def test_what_was_fitted_is_kept(fitted: object) -> None:
     lists = np.array([[[1, 2, 3], [4, 5, -1]]] * 4, np.int32)
     np.testing.assert_array_equal(again.score(batch, lists), fitted.score(batch, lists))  # type: ignore[attr-defined]
     assert set(again.names) == {"history_watch_share", "history_like", "history_follow", "history_dislike"}
+
+
+def test_its_correlation_has_an_interval_over_users(fitted: object) -> None:
+    """It begins below the estimate; of ten times as many users it begins nearer; of one user nothing is known."""
+    whole = _Lists.of(SMALL, feedback())
+    few, many, one = (whole.only(whole.sessions.users < users) for users in (20, 200, 1))
+    ends = []
+    for lists in (few, many):
+        estimate = fitted.compared(lists)["correlation"]  # type: ignore[attr-defined]
+        scores, worth = fitted._scored(lists)  # type: ignore[attr-defined]
+        assert estimate == pytest.approx(np.corrcoef(scores, worth)[0, 1], abs=1e-6)
+        ends.append(estimate - fitted.interval(lists)["correlation_low"])  # type: ignore[attr-defined]
+    assert 0 < 2 * ends[1] < ends[0]
+    assert fitted.interval(one) == {"correlation_low": -1.0}  # type: ignore[attr-defined]
+    estimate = fitted.estimate  # type: ignore[attr-defined]
+    assert set(estimate) == {"correlation", "correlation_low"}
+    assert -1 < estimate["correlation_low"] < estimate["correlation"]
+
+
+def test_the_interval_holds_0_about_as_often_as_it_should() -> None:
+    """Scores that have nothing to do with what came, of users with sessions alike: few intervals lie above 0."""
+    rng, above = np.random.default_rng(0), 0
+    for _ in range(200):
+        users = np.repeat(rng.normal(size=(2, 60)), 4, axis=1)
+        scores, worth = users + 0.5 * rng.normal(size=users.shape)
+        sums = _moments(scores, worth).reshape(60, 4, 6).sum(1)
+        low = np.quantile(_correlations(resampled_means(sums, random=rng, resamples=300)), 0.025)
+        above += bool(low > 0)
+    assert above <= 12
 
 
 def test_the_final_tower_scores_too(tmp_path: Path) -> None:

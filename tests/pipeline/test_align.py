@@ -146,7 +146,7 @@ def test_a_judge_that_predicts_nothing_deploys_nothing(
     run(tiny, replace(HACK, gate=gate), world_files, out)
     (verdict,) = read(out, "metrics.json")["alignment"]
     assert not verdict["promoted"] and verdict["rows"][0]["low"] > 0
-    assert verdict["reason"].startswith("the judge predicts nothing: its correlation")
+    assert verdict["reason"].startswith("the judge is not shown to predict anything: its correlation")
     assert_same(deployed(out, "tiny"), weights(out, "model"))
 
 
