@@ -22,7 +22,8 @@ from sememe.metrics.significance import paired_difference
 
 Float64Array = npt.NDArray[np.float64]
 
-REWARD, KL = "reward", "kl"
+REWARD, KL, LEGALITY = "reward", "kl", "legality"
+NOT_LIMITED = "not limited"
 LISTED = 10
 """Places of the lists whose entropy and coverage are told."""
 WHOLE_RESAMPLES = 200
@@ -43,13 +44,17 @@ class Measures:
 
 @dataclass(frozen=True)
 class Limits:
-    """What an aligned model may lose at most: shares of what the model before has, but for `kl`."""
+    """What an aligned model may lose at most: shares of what the model before has, but for `kl`.
+
+    1 or more limits nothing, since nobody loses more than all, and the table says so.
+    """
 
     ndcg10: float = 0.01
     recall10: float = 0.01
     ndcg50: float = 0.01
     recall50: float = 0.01
     legality: float = 0.0
+    """A loss has to be certain, by the interval's upper end: what is drawn differs by chance too."""
     level1: float = 0.02
     entropy: float = 0.05
     coverage: float = 0.1
@@ -71,7 +76,7 @@ class Limits:
             "recall@10": self.recall10,
             "ndcg@50": self.ndcg50,
             "recall@50": self.recall50,
-            "legality": self.legality,
+            LEGALITY: self.legality,
             "level1@10": self.level1,
             f"entropy@{LISTED}": self.entropy,
             f"coverage@{LISTED}": self.coverage,
@@ -135,9 +140,7 @@ def judge(before: Measures, after: Measures, limits: Limits, *, resamples: int =
     rows = [_reward_row(before, after, resamples=resamples)]
     for metric, most in limits.losses().items():
         found = _compared(before, after, metric, resamples=resamples)
-        worst = found.low if limits.certain else found.difference
-        limit = f"loss <= {most:.0%}" if most else "no loss"
-        rows.append(_row(found, limit=limit, kept=bool(worst >= -most * abs(found.before) - 1e-12)))
+        rows.append(_loss_row(found, most, certain=limits.certain))
     drift = _compared(before, after, KL, resamples=resamples)
     worst = drift.high if limits.certain else drift.after
     rows.append(_row(drift, limit=f"<= {limits.kl:g} nats", kept=bool(worst <= limits.kl)))
@@ -174,6 +177,15 @@ class _Compared:
 
 def _row(found: _Compared, *, limit: str, kept: bool) -> GateRow:
     return GateRow(**asdict(found), limit=limit, kept=kept)
+
+
+def _loss_row(found: _Compared, most: float, *, certain: bool) -> GateRow:
+    if most >= 1:
+        return _row(found, limit=NOT_LIMITED, kept=True)
+    doubted = found.metric == LEGALITY and not certain
+    by = found.low if certain else found.high if doubted else found.difference
+    limit = f"loss <= {most:.0%}" if most else "no loss"
+    return _row(found, limit=limit + ", by upper end" * doubted, kept=bool(by >= -most * abs(found.before) - 1e-12))
 
 
 def _reward_row(before: Measures, after: Measures, *, resamples: int) -> GateRow:

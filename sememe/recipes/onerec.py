@@ -16,7 +16,8 @@ every session.
 Alignment, where the log has feedback and some lists shown at random: rounds of DPO on the best and the worst list of a
 beam, by a session reward model, each round against the model of the round before, the loss of the log kept; "paper" has
 its 1 % of samples and beam of 128, the others fewer lists and a larger share.  The judge of the gate learns from the
-random lists, which the training reward does not read.  The paper tells neither rounds, nor beta, nor the weight.
+random lists, which the training reward does not read; losses of NDCG, Recall and the first code are not limited.  The
+paper tells neither rounds, nor beta, nor the weight.
 Rows of a run: `onerec` lists the session that is written; `onerec:beam` ranks items by their chance to begin it;
 `onerec:before` or `onerec:refused` is the model that the gate did not deploy.
 Published numbers (by the paper's own reward model, on its own data; watch time / likes): TIGER-1B .1368 / .0579,
@@ -133,7 +134,7 @@ def _alignment(size: str) -> AlignPlan:
     if size == "paper":
         return paper
     if size == "small":
-        return replace(paper, prompts=few, sampler=BeamLists(size=16), share=0.25, train=steps)
+        return replace(paper, prompts=few, sampler=BeamLists(size=16), share=0.125, train=steps)
     short = replace(steps, steps=20, optimizer=AdamW(lr=1e-3, weight_decay=0.0), validate_every=20)
     debug = BeamLists(size=8, width=8)
     return replace(paper, prompts=few, sampler=debug, share=None, train=short, rounds=2, look_users=50)

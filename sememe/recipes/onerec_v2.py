@@ -15,7 +15,8 @@ on a CPU; "debug" is for tests.
 Alignment, where the log has feedback and some lists shown at random: GBPO on items drawn from the model in training, by
 a reward model that learned watch time as its quantile among videos of like duration; the loss of the log is kept.  Each
 code is an action here, where the paper has the whole item; advantages are those inside a group of samples, where the
-paper has 1, 0 or -1 by feedback; it rewards logged impressions too, by their own feedback.
+paper has 1, 0 or -1 by feedback; it rewards logged impressions too, by their own feedback.  The judge of the gate
+learns from the random lists; losses of NDCG, Recall and the first code are not limited.
 Published numbers (the paper's own data, loss / GFLOPs at 1 B parameters): encoder-decoder 3.28 / 296, decoder over the
 context 3.26 / 204, lazy decoder 3.27 / 18.9.  What public data says: benchmarks/quality/lazy_decoder.py.
 Status: partial: the paper's data is not public; feedback of logged impressions rewards through the model alone

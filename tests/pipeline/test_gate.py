@@ -61,6 +61,38 @@ def test_each_limit_is_held_whatever_the_gain(name: str, by: float) -> None:
     assert not verdict.promoted and broken(verdict) == [name] and name in verdict.reason
 
 
+def test_a_limit_that_cannot_break_is_told_as_none() -> None:
+    """All of what there was is lost, and the table does not say that a limit was kept."""
+    before = measures()
+    nothing = dict.fromkeys(("ndcg@10", "recall@50", "level1@10"), np.zeros(USERS))
+    after = changed(before, reward=0.5)
+    after = replace(after, per_user={**after.per_user, **nothing})
+    verdict = judge(before, after, Limits(ndcg10=1.0, recall50=2.0, level1=1.0, certain=True))
+    limits = {row.metric: row.limit for row in verdict.rows}
+    assert [limits[name] for name in nothing] == ["not limited"] * 3 and verdict.promoted
+    assert limits["recall@10"] == "loss <= 1%"
+    assert sum("not limited" in line for line in verdict.lines()) == 3
+
+
+def test_legality_is_lost_only_where_that_is_certain() -> None:
+    """Samples of a model as legal as before are less legal half of the time, by the mean."""
+    before, rng = measures(), np.random.default_rng(2)
+    legal = np.full(USERS, 0.9)
+    before = replace(before, per_user={**before.per_user, "legality": rng.binomial(16, legal) / 16})
+    gained, means, kept, worse = changed(before, reward=0.1), 0, 0, 0
+    for _ in range(40):
+        again = {**gained.per_user, "legality": rng.binomial(16, legal) / 16}
+        means += bool(again["legality"].mean() < before.per_user["legality"].mean())
+        kept += judge(before, replace(gained, per_user=again), Limits(), resamples=200).promoted
+        less = {**gained.per_user, "legality": rng.binomial(16, legal - 0.05) / 16}
+        worse += judge(before, replace(gained, per_user=less), Limits(), resamples=200).promoted
+    assert means >= 8 and kept >= 36 and worse == 0
+    (row,) = [row for row in judge(before, gained, Limits()).rows if row.metric == "legality"]
+    assert row.limit == "no loss, by upper end" and row.kept
+    certain = judge(before, replace(gained, per_user=again), Limits(certain=True), resamples=200)
+    assert broken(certain) == ["legality"]
+
+
 def test_lists_that_narrow_break_entropy_and_coverage() -> None:
     before = measures()
     after = replace(changed(before, reward=0.5), lists=measures(top=30).lists)
