@@ -9,8 +9,6 @@ the one under way goes on from its last checkpoint.
 """
 
 import json
-import shutil
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,12 +20,13 @@ from torch import nn
 from sememe.align.policy import Learner, Steering
 from sememe.align.prompts import Prompts, PromptSource, held_out_places
 from sememe.align.rollouts import RolloutSource, is_input, judged
-from sememe.core.artifact import LOGS, Manifest
+from sememe.core.artifact import Manifest
 from sememe.core.config import to_tree
 from sememe.core.seeding import derive_seed, generator
 from sememe.data.splits import Examples
 from sememe.pipeline.align_plan import BEFORE, REFUSED, STEP, AlignPlan
-from sememe.pipeline.gate import KL, REWARD, Measures, Verdict, judge, unless_blind
+from sememe.pipeline.drift import FILE_NAME, describe_judge, judged_by_another, keep_logs, told
+from sememe.pipeline.gate import Measures, Verdict, judge, unless_blind
 from sememe.pipeline.learned_rewards import ReadyReward, ready_reward
 from sememe.pipeline.measuring import Panel, without_last_word
 from sememe.pipeline.prepare import ItemSpace, World
@@ -82,6 +81,8 @@ def align_model(
         judge=ready_reward(stages, trained, world, plan.gate.judge, role="judge", **judged_by),
     )
     manifest = work.align()
+    if judged_by_another(manifest, describe_judge(plan, work.judge)):
+        stages.say(f"  the weights are kept, and so is the reward in their {FILE_NAME}, which is another judge's")
     aligned = open_model(trained.recipe, manifest, world, trained.items, seed=trained.seed)
     gate = work.gate(aligned, manifest)
     verdict = Verdict.from_json(json.loads((gate.path / GATE).read_text(encoding="utf-8")))
@@ -190,9 +191,9 @@ class _Alignment:
                 validate=lambda _, source=source: {**looks.look(model), STEP: source.done},  # type: ignore[misc]
             )
             drift += [{"round": number, **record} for record in result.history]
-            self.stages.say(f"  round {number + 1} of {plan.rounds}: {_told(drift[-1])}")
+            self.stages.say(f"  round {number + 1} of {plan.rounds}: {told(drift[-1])}")
         save_module(bench.target / WEIGHTS, model)
-        _keep_logs(bench, drift, rounds=plan.rounds)
+        keep_logs(bench, drift, judge=describe_judge(plan, self.judge), rounds=plan.rounds)
         return {"rounds": plan.rounds, "drift": drift[-1]}
 
     def _fresh(self) -> nn.Module:
@@ -248,10 +249,10 @@ class _Alignment:
         return prompts.source(self.world.split.train(), seed=seed, max_history=known.max_history, events=events)
 
     def _every(self, prompts: BatchSource, imitated: BatchSource | None) -> int:
-        if self.plan.share is None or imitated is None:
+        if imitated is None:
             return 1
         asked, beside = (len(next(iter(source(0).values()))) for source in (prompts, imitated))
-        return max(1, round(asked / (self.plan.share * beside)))
+        return self.plan.sample_every(asked, beside)
 
     # Measuring.
 
@@ -369,16 +370,3 @@ def _telling(prompts: Prompts, reward: Any) -> Prompts:
         columns=tuple(sorted({*prompts.columns, *columns})),
         told=tuple(sorted({*prompts.told, *told})),
     )
-
-
-def _keep_logs(bench: Workbench, drift: list[dict[str, Any]], *, rounds: int) -> None:
-    logs = bench.target / LOGS
-    logs.mkdir()
-    (logs / "drift.json").write_text(json.dumps(drift, indent=1), encoding="utf-8")
-    for number in range(rounds):
-        shutil.copy(bench.scratch / f"round-{number:02d}" / "train.jsonl", logs / f"round-{number:02d}.jsonl")
-
-
-def _told(record: Mapping[str, Any]) -> str:
-    names = (REWARD, "training_reward", "ndcg@10", "recall@50", KL, "legality")
-    return "  ".join(f"{name} {record[name]:.4f}" for name in names if name in record)

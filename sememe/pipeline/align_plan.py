@@ -1,6 +1,7 @@
 """What a recipe says of its alignment: whose samples, which reward, how far, and who judges."""
 
 from dataclasses import dataclass, field
+from math import ceil, floor
 from typing import Any, Literal
 
 from sememe.align.pairs import BestAndWorst
@@ -17,8 +18,8 @@ from sememe.train.plan import TrainPlan
 
 STEP = "step"
 """The number of the steps done, to watch where the last weights are to be kept."""
-LOOKED_AT = (STEP, "reward", "ndcg@10", "recall@10", "ndcg@50", "recall@50", "level1@10")
-"""Numbers of the steering users that may choose the best step."""
+LOOKED_AT = (STEP, "ndcg@10", "recall@10", "ndcg@50", "recall@50", "level1@10")
+"""Numbers of the steering users that may choose the best step; the judge's reward may not, since it judges."""
 BEFORE, REFUSED = "before", "refused"
 """After the name of the recipe, the row of the model that is not deployed: it was before, or it was refused."""
 
@@ -137,6 +138,23 @@ class AlignPlan:
             raise ConfigError(f"align.asked_of is {self.asked_of!r}", fix="set it to training or steering")
         self._check_objective()
         self.gate.check()
+
+    def sample_every(self, asked: int, beside: int) -> int:
+        """Every how many steps samples for `asked` prompts come, so that they are `share` of `beside` rows a step.
+
+        Raises:
+            ConfigError: so few prompts are less than that share even at every step.
+        """
+        if self.share is None:
+            return 1
+        if asked < self.share * beside:
+            raise ConfigError(
+                f"align.share is {self.share:g}, and samples for {asked} prompts beside {beside} imitated rows "
+                f"are {asked / beside:.3g} of them at most",
+                fix=f"set align.prompts.batch_size={ceil(self.share * beside)}, or align.share="
+                f"{floor(1e4 * asked / beside) / 1e4:g}",
+            )
+        return round(asked / (self.share * beside))
 
     def _check_objective(self) -> None:
         by_pairs = isinstance(self.objective, DPO)

@@ -93,6 +93,9 @@ def _check_align(recipe: Recipe) -> None:
             "it would trust the model too much",
             fix="set align.asked_of=training, or leave rerank out",
         )
+    rows = _rows_of(recipe.batches)
+    if rows is not None:
+        recipe.align.sample_every(recipe.align.prompts.batch_size, rows)
     taken = sorted({BEFORE, REFUSED} & {view.name for view in recipe.views})
     if taken:
         raise ConfigError(
@@ -101,6 +104,14 @@ def _check_align(recipe: Recipe) -> None:
     watched = recipe.align.train.monitor
     if watched not in LOOKED_AT:
         raise ConfigError(f"align.train.monitor is {watched!r}", fix=did_you_mean(watched, LOOKED_AT))
+
+
+def _rows_of(batches: object) -> int | None:
+    """Rows of a batch, where a setting tells them; batches may wrap others, which tell it."""
+    while batches is not None and not hasattr(batches, "batch_size"):
+        batches = getattr(batches, "batches", None)
+    rows: int | None = getattr(batches, "batch_size", None)
+    return None if getattr(batches, "targets_per_batch", None) else rows
 
 
 def _quoted(names: set[str]) -> str:

@@ -29,7 +29,7 @@ from sememe.pipeline.opened import open_run
 from sememe.pipeline.recipe import Recipe, View
 from sememe.pipeline.run import run_recipe
 from sememe.pipeline.run_report import gather_report
-from sememe.recipes import sasrec
+from sememe.recipes import onerec, sasrec
 from sememe.train.optim import AdamW
 from sememe.train.plan import TrainPlan
 
@@ -98,6 +98,7 @@ def test_a_reward_that_popular_items_fool_is_found_out(hacked: Path) -> None:
     drift = json.loads((stage(hacked, "aligned") / "logs" / "drift.json").read_text())
     assert [record["step"] for record in drift] == [0, 25, 50]
     assert drift[0]["kl"] == 0.0 < drift[1]["kl"]
+    assert "DiscountedHit" in json.dumps(drift[0]["judge"]) and "judge" not in drift[1]
     assert drift[-1]["training_reward"] > drift[0]["training_reward"] + 0.05
     metrics = read(hacked, "metrics.json")
     (verdict,) = metrics["alignment"]
@@ -123,6 +124,7 @@ def test_a_model_that_gains_by_its_judge_is_deployed(
     gate = GatePlan(samples=4, judge=Popularity(), limits=ANYTHING)
     lines = run(tiny, replace(HACK, gate=gate), world_files, out)
     assert "aligned-tiny: unchanged, reused" in lines and "judge-tiny: running" in lines
+    assert any("drift.json, which is another judge's" in line for line in lines)
     assert "promoted: the held-out reward rose" in "\n".join(lines)
     metrics = read(out, "metrics.json")
     (verdict,) = metrics["alignment"]
@@ -163,6 +165,7 @@ def test_a_second_run_reuses_everything_and_limits_alone_are_judged_anew(
     again = run(tiny, QUICK, world_files, tmp_path / "run")
     assert "aligned-tiny: unchanged, reused" in again and "gate-tiny: unchanged, reused" in again
     assert (tmp_path / "run" / "metrics.json").read_bytes() == metrics
+    assert not any("another judge's" in line for line in again)
     looser = replace(QUICK, gate=replace(QUICK.gate, limits=ANYTHING))
     lines = run(tiny, looser, world_files, tmp_path / "run")
     assert "aligned-tiny: unchanged, reused" in lines and "gate-tiny: done" in "\n".join(lines)
@@ -178,6 +181,18 @@ def test_who_steers_decides_what_is_reused_where_they_are_asked(
     run(tiny, asked, world_files, tmp_path / "run")
     lines = run(tiny, fewer, world_files, tmp_path / "run")
     assert any(line.startswith("aligned-tiny: running again, since gate_users 10000 -> 60") for line in lines)
+
+
+def test_samples_are_the_share_of_the_rows_that_was_asked_for() -> None:
+    """Never fewer in silence: what a step's prompts cannot fill is refused, with what they can."""
+    plan = replace(QUICK, imitate=True, share=0.25)
+    assert [plan.sample_every(asked, 128) for asked in (32, 64, 320)] == [1, 2, 10]
+    with pytest.raises(ConfigError, match="are 0.125 of them at most") as refused:
+        plan.sample_every(16, 128)
+    assert refused.value.fix == "set align.prompts.batch_size=32, or align.share=0.125"
+    assert replace(plan, share=0.125).sample_every(16, 128) == 1 == replace(plan, share=None).sample_every(1, 128)
+    small = onerec("small").align
+    assert small is not None and small.share == 0.125
 
 
 PLANS = {
@@ -228,6 +243,8 @@ def test_what_cannot_be_aligned_is_refused_before_anything_runs(tiny: Recipe, re
     wrong = {
         "align.rounds is 0": replace(QUICK, rounds=0),
         "nothing is": replace(QUICK, share=0.01),
+        "align.train.monitor is 'reward'": replace(QUICK, train=replace(STEPS, monitor="reward")),
+        "16 prompts beside 64 imitated rows": replace(QUICK, imitate=True, share=0.9),
         "align.train.monitor is 'ndcg@7'": replace(QUICK, train=replace(STEPS, monitor="ndcg@7")),
         "align.gate.samples is 1": replace(QUICK, gate=GatePlan(samples=1)),
         "align.gate.reads is 'random'": replace(QUICK, gate=GatePlan(reads="random")),  # type: ignore[arg-type]
