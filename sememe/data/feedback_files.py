@@ -3,7 +3,8 @@
 interactions.parquet   one row per item shown; the columns of the log under Sememe's names
 items.parquet          item_id, title, categories, duration, vector
 data.toml              says that the data is simulated, which every run on it repeats
-simulated.json         the plan and the seed, from which `read_truth` draws the same world again
+simulated.json         the plan and the seed, from which `read_truth` draws the same world again, and a few sums by
+                       which it knows that it is the same
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from sememe.core.errors import DataError
@@ -42,7 +44,7 @@ def write_feedback(plan: FeedbackSimulator, folder: Path, *, seed: int) -> Simul
     made.catalog.frame.with_columns(vectors).write_parquet(folder / "items.parquet")
     settings = DataToml(events=("interactions.parquet",), items=("items.parquet",), time_unit="ms", simulated=True)
     (folder / FILE_NAME).write_text(render_data_toml(settings), encoding="utf-8")
-    told = json.dumps({"seed": seed, "plan": asdict(plan)}, indent=2)
+    told = json.dumps({"seed": seed, "plan": asdict(plan), "sums": _sums(made)}, indent=2)
     (folder / PLAN_FILE).write_text(told + "\n", encoding="utf-8")
     return made
 
@@ -67,7 +69,8 @@ def read_truth(folder: Path) -> SimulatedFeedback:
     """The service that was written to `folder`; `world.after(log)` has the users and items of a log that was read.
 
     Raises:
-        DataError: there is no simulated.json, or it is not one of this version.
+        DataError: there is no simulated.json, it is not one of this version, or this version draws another world from
+            it.
     """
     path = folder / PLAN_FILE
     if not path.is_file():
@@ -76,9 +79,37 @@ def read_truth(folder: Path) -> SimulatedFeedback:
         )
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        return _plan(told["plan"]).generate(seed=int(told["seed"]))
+        made = _plan(told["plan"]).generate(seed=int(told["seed"]))
+        # Older versions kept no sums, but the lengths stand in the items' table.
+        kept = told.get("sums") or {"lengths": _weighed(_durations(folder))}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no plan that this version knows: {error}", fix="write the data again") from error
+    drawn = _sums(made)
+    for name, value in kept.items():
+        if not np.isclose(drawn.get(name, np.nan), value, rtol=1e-9):
+            raise DataError(
+                f"this version draws another world from {path} than the one that was written: its {name} add up to "
+                f"{drawn.get(name)}, not to {value}",
+                fix="write the data again, or read it by the version that wrote it",
+            )
+    return made
+
+
+def _sums(made: SimulatedFeedback) -> dict[str, float]:
+    """What tells one world from another, and its log from another."""
+    world, log = made.world, made.interactions
+    parts = {"taste": world.taste, "quality": world.quality, "lengths": world.lengths, "events": log.items}
+    return {name: _weighed(values) for name, values in parts.items()}
+
+
+def _weighed(values: npt.NDArray[Any]) -> float:
+    """A sum that also tells the order: each value counts by its place."""
+    flat = np.asarray(values, np.float64).ravel()
+    return float(flat @ np.arange(1, len(flat) + 1))
+
+
+def _durations(folder: Path) -> npt.NDArray[Any]:
+    return pl.read_parquet(folder / "items.parquet", columns=["duration"])["duration"].to_numpy()
 
 
 def _plan(told: dict[str, Any]) -> FeedbackSimulator:

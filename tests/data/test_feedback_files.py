@@ -1,6 +1,7 @@
 """Simulated data on disk: read back as it was, labelled, and led back to its truth."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from sememe.data.check import check_tables
 from sememe.data.data_toml import read_data_toml
 from sememe.data.datasets import resolve_dataset
 from sememe.data.feedback_files import SIMULATED, read_truth, write_feedback
-from sememe.data.feedback_simulator import EVENT_TYPES, TINY_FEEDBACK
+from sememe.data.feedback_simulator import EVENT_TYPES, TINY_FEEDBACK, FeedbackSimulator
 from sememe.data.index import build_interactions
 from sememe.data.readers import open_tables
 
@@ -47,6 +48,37 @@ def test_a_folder_leads_back_to_its_truth(tmp_path):
     users = np.arange(80)
     best = truth.world.after(log).optimal_lists(users, 4)
     np.testing.assert_array_equal(best, made.world.optimal_lists(users, 4))
+
+
+@pytest.mark.parametrize("changed", ["taste", "quality", "lengths", "events"])
+def test_a_truth_that_is_drawn_otherwise_today_is_refused(tmp_path, monkeypatch, changed):
+    """The same plan and seed, and a generator that swaps two values of one part."""
+    write_feedback(TINY_FEEDBACK, tmp_path, seed=3)
+    generate = FeedbackSimulator.generate
+
+    def otherwise(self, *, seed):
+        made = generate(self, seed=seed)
+        values = (made.interactions.items if changed == "events" else getattr(made.world, changed)).copy()
+        values.ravel()[[0, -1]] = values.ravel()[[-1, 0]]
+        if changed == "events":
+            return replace(made, interactions=replace(made.interactions, items=values))
+        return replace(made, world=replace(made.world, **{changed: values}))
+
+    monkeypatch.setattr(FeedbackSimulator, "generate", otherwise)
+    with pytest.raises(DataError, match=f"another world .* its {changed} add up to"):
+        read_truth(tmp_path)
+
+
+def test_folders_without_sums_are_known_by_the_items_lengths(tmp_path):
+    write_feedback(TINY_FEEDBACK, tmp_path, seed=3)
+    path = tmp_path / "simulated.json"
+    told = json.loads(path.read_text())
+    del told["sums"]
+    path.write_text(json.dumps(told))
+    assert read_truth(tmp_path).world.num_users == 80
+    path.write_text(json.dumps({**told, "seed": 4}))
+    with pytest.raises(DataError, match="its lengths add up to"):
+        read_truth(tmp_path)
 
 
 def test_what_holds_no_truth_is_said(tmp_path):
