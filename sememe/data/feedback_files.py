@@ -98,8 +98,8 @@ def read_truth(folder: Path) -> SimulatedFeedback:
 def _sums(made: SimulatedFeedback) -> dict[str, float]:
     """What tells one world from another, and its log from another."""
     world, log = made.world, made.interactions
-    parts = {"taste": world.taste, "quality": world.quality, "lengths": world.lengths, "events": log.items}
-    return {name: _weighed(values) for name, values in parts.items()}
+    parts: dict[str, npt.NDArray[Any]] = {"taste": world.taste, "quality": world.quality, "lengths": world.lengths}
+    return {name: _weighed(values) for name, values in parts.items()} | {"events": _weighed(log.items)}
 
 
 def _weighed(values: npt.NDArray[Any]) -> float:

@@ -40,7 +40,7 @@ def keep_logs(bench: Workbench, drift: Sequence[Mapping[str, Any]], *, judge: Ma
 def judged_by_another(aligned: Manifest, judge: Mapping[str, Any]) -> bool:
     """Whether the kept drift.json holds the reward of another judge; where it names none, nobody knows."""
     records = json.loads((aligned.path / LOGS / FILE_NAME).read_text(encoding="utf-8"))
-    return records[0].get(JUDGE, judge) != judge
+    return bool(records[0].get(JUDGE, judge) != judge)
 
 
 def told(record: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ class Popularity:
 
     correlation: float = 1.0
     """What it says of itself."""
+    correlation_low: float | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -24,7 +25,8 @@ class Popularity:
     def fit(self, feedback: Feedback, *, seed: int, scratch: Path) -> "FittedPopularity":
         del seed, scratch
         counts = np.bincount(feedback.train.items[feedback.readable], minlength=feedback.train.num_items)
-        return FittedPopularity((counts / counts.max()).astype(np.float32), correlation=self.correlation)
+        shares = (counts / counts.max()).astype(np.float32)
+        return FittedPopularity(shares, correlation=self.correlation, correlation_low=self.correlation_low)
 
     def load(self, state: Any, *, feedback: Feedback) -> "FittedPopularity":
         del feedback
@@ -36,10 +38,12 @@ class FittedPopularity:
     shares: FloatArray
     names: tuple[str, ...] = ()
     correlation: float = 1.0
+    correlation_low: float | None = None
 
     @property
     def estimate(self) -> dict[str, float]:
-        return {"correlation": self.correlation}
+        low = {} if self.correlation_low is None else {"correlation_low": self.correlation_low}
+        return {"correlation": self.correlation, **low}
 
     def score(self, batch: Batch, lists: Int32Array) -> FloatArray:
         return np.where(lists >= 0, self.shares[lists], 0.0).mean(2).astype(np.float32)

@@ -138,13 +138,14 @@ def test_a_model_that_gains_by_its_judge_is_deployed(
     assert any("promoted" in line for line in report.to_json()["comparison_lines"])
 
 
+@pytest.mark.parametrize("unsure", [Popularity(correlation=-0.1), Popularity(correlation=0.3, correlation_low=-0.1)])
 def test_a_judge_that_predicts_nothing_deploys_nothing(
-    hacked: Path, tiny: Recipe, world_files: Path, tmp_path: Path
+    unsure: Popularity, hacked: Path, tiny: Recipe, world_files: Path, tmp_path: Path
 ) -> None:
-    """As before, but the judge says of itself that it is wrong."""
+    """As before, but the judge says of itself that it is wrong, or may be."""
     out = tmp_path / "run"
     shutil.copytree(hacked, out)
-    gate = GatePlan(samples=4, judge=Popularity(correlation=-0.1), limits=ANYTHING)
+    gate = GatePlan(samples=4, judge=unsure, limits=ANYTHING)
     run(tiny, replace(HACK, gate=gate), world_files, out)
     (verdict,) = read(out, "metrics.json")["alignment"]
     assert not verdict["promoted"] and verdict["rows"][0]["low"] > 0
