@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Flaky, Server
+from serving import PATIENT, Flaky, Server
 from starlette.testclient import TestClient
 
 from sememe.data.batches import SequenceBatches
@@ -32,7 +32,7 @@ from sememe.serve.metrics import Metrics
 from sememe.serve.models import ModelFolder
 from sememe.serve.served import Served
 from sememe.serve.service import ModelSource, Service
-from sememe.serve.settings import Batching, ServeSettings
+from sememe.serve.settings import ServeSettings
 from sememe.serve.stores.open import open_store
 from sememe.serve.stores.protocol import Store
 from sememe.sid.collisions import CollisionToken
@@ -40,9 +40,6 @@ from sememe.sid.rqkmeans import ResidualKMeans
 from sememe.train.plan import TrainPlan
 
 Serve = Callable[..., Server]
-
-PATIENT = ServeSettings(batching=Batching(budget_ms=30_000))
-"""A machine that is busy must not make a test meet the fallback."""
 
 
 @pytest.fixture(scope="session")

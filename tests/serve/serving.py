@@ -10,8 +10,11 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from sememe.serve.service import Service
+from sememe.serve.settings import Batching, ServeSettings
 from sememe.serve.stores.protocol import StoreDownError
 
+PATIENT = ServeSettings(batching=Batching(budget_ms=30_000))
+"""A machine that is busy must not make a test meet the fallback."""
 COMMAND = (sys.executable, "-c", "from sememe.cli.main import main; main()")
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import uvicorn
+from serving import PATIENT
 
 from sememe.serve.app import create_app
 from sememe.serve.keys import KeyRing, make_key
 from sememe.serve.metrics import Metrics
 from sememe.serve.served import Served
 from sememe.serve.service import Service
-from sememe.serve.settings import Batching, ServeSettings
 from sememe.serve.stores.open import open_store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -37,8 +37,6 @@ MISSING = [
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {' and '.join(MISSING)}")
 
 Open = Callable[..., Any]
-PATIENT = ServeSettings(batching=Batching(budget_ms=30_000))
-"""A machine that is busy must not make a test meet the fallback."""
 VIEWS = ("try", "tree", "report", "server")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import Server
+from serving import PATIENT, Server
 
 from sememe.core.errors import ArtifactError
 from sememe.pipeline.engine import Engine
@@ -107,7 +107,7 @@ def test_what_no_route_takes_is_told(server: Server) -> None:
 
 
 def test_answers_go_on_while_the_store_is_down(serve: Any) -> None:
-    server: Server = serve(settings=ServeSettings(histories=Histories(retry_seconds=0.05, poll_seconds=10)))
+    server: Server = serve(settings=replace(PATIENT, histories=Histories(retry_seconds=0.05, poll_seconds=10)))
     ids, user = server.ids(), server.users()[0]
     server.send(user, ids[7], start=2 * 10**12)
     server.send("stranger", ids[1])
@@ -140,7 +140,7 @@ def test_answers_go_on_while_the_store_is_down(serve: Any) -> None:
 
 
 def test_a_store_that_is_down_is_not_asked_by_every_request(serve: Any) -> None:
-    server: Server = serve(settings=ServeSettings(histories=Histories(retry_seconds=30, poll_seconds=100)))
+    server: Server = serve(settings=replace(PATIENT, histories=Histories(retry_seconds=30, poll_seconds=100)))
     server.store.down = True
     before = server.store.calls
     for _ in range(5):
@@ -211,7 +211,7 @@ def test_a_rule_of_another_request_spoils_nothing(server: Server) -> None:
 
 
 def test_a_slow_body_is_given_up(serve: Any) -> None:
-    server: Server = serve(settings=ServeSettings(limits=Limits(read_seconds=0.05)))
+    server: Server = serve(settings=replace(PATIENT, limits=Limits(read_seconds=0.05)))
 
     # The test client hands over a body as a whole, so the application is called as a server would.
     sent: list[Any] = []

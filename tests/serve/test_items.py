@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from serving import Server
+from serving import PATIENT, Server
 
 from sememe.core.errors import MissingExtraError
 from sememe.core.schema import Catalog, FloatArray, Interactions
@@ -17,7 +17,7 @@ from sememe.pipeline.engine import Engine
 from sememe.pipeline.recipe import Embedder, FittedReranker
 from sememe.serve.rule_file import read_rules
 from sememe.serve.served import Served
-from sememe.serve.settings import Histories, ServeSettings
+from sememe.serve.settings import Histories
 from sememe.serve.stores.protocol import ItemRow
 
 
@@ -86,7 +86,7 @@ def test_items_that_came_leave_all_others_where_they_can_be_found(server: Server
 
 def test_replicas_follow_and_a_restart_brings_items_back(serve: Any, server: Server, generator: Served) -> None:
     ids, user = server.ids(), server.users()[0]
-    settings = ServeSettings(histories=Histories(poll_seconds=0.02))
+    settings = replace(PATIENT, histories=Histories(poll_seconds=0.02))
     other = serve(replace(generator, engine=Engine(generator.engine.serving)), settings=settings, store=server.store)
     server.http.put("/v1/stock", json={"stock": {ids[3]: False, "later": False}})
     put(server, like(server, "seen there", ids[2]), like(server, "later", ids[4]))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Server
+from serving import PATIENT, Server
 
 from sememe.cli.main import app
 from sememe.core.errors import ArtifactError, ConfigError
@@ -20,7 +20,7 @@ from sememe.serve.canary import CanaryError, compare
 from sememe.serve.models import ModelFolder, UnknownModelError
 from sememe.serve.served import Served
 from sememe.serve.service import ModelSource
-from sememe.serve.settings import Canary, Histories, ServeSettings
+from sememe.serve.settings import Canary, Histories
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ class Started:
 def start(serve: Any, folder: ModelFolder, **options: Any) -> Started:
     load = options.pop("load", Served.load)
     served = load(folder.path_of(folder.pointer().active))
-    settings = ServeSettings(histories=Histories(poll_seconds=0.02))
+    settings = replace(PATIENT, histories=Histories(poll_seconds=0.02))
     return Started(serve(served, source=ModelSource(folder, load), settings=settings, **options), folder)
 
 

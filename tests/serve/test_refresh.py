@@ -3,12 +3,14 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from refreshed import DAY_MS, SETTINGS, first_day, halves, send
+from serving import PATIENT
 
 from sememe.cli.main import app
 from sememe.core.artifact import only_writer
@@ -18,7 +20,7 @@ from sememe.serve.models import ORIGINAL, ModelFolder
 from sememe.serve.refreshing import collect
 from sememe.serve.served import Served
 from sememe.serve.service import ModelSource
-from sememe.serve.settings import Histories, ServeSettings
+from sememe.serve.settings import Histories
 from sememe.serve.stores.open import open_store
 from sememe.serve.stores.protocol import ItemRow, Store, StoredEvent
 
@@ -41,7 +43,7 @@ def test_a_model_that_learned_the_new_fashion_takes_over(folder: ModelFolder, st
     send(store, older, [["brand new", *liked]] * 4)
     store.append([StoredEvent("x", "a stranger", "never heard of", first_day(older))])
     store.append([StoredEvent("future", "u00", liked[0], time.time_ns() // 10**6 + 10 * DAY_MS)])
-    settings = ServeSettings(histories=Histories(poll_seconds=0.02))
+    settings = replace(PATIENT, histories=Histories(poll_seconds=0.02))
     server = serve(Served.load(folder.path), source=ModelSource(folder, Served.load), settings=settings)
     assert refresh(folder, "--dry-run") == 0 and folder.pointer().active == ORIGINAL
     assert refresh(folder) == 0

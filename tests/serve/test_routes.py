@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import Server
+from serving import PATIENT, Server
 
 from sememe.core.errors import ConfigError
 from sememe.decode.predicates import AtLeast, AtMost, OneOf, Positive
@@ -19,7 +19,7 @@ from sememe.serve.app import ROUTES
 from sememe.serve.keys import Bucket, Key, KeyRing, make_key
 from sememe.serve.rule_file import read_rules
 from sememe.serve.served import Served
-from sememe.serve.settings import Histories, ServeSettings
+from sememe.serve.settings import Histories
 from sememe.serve.stores.exposures import read_exposures
 
 
@@ -55,7 +55,7 @@ def test_a_user_is_exported_and_deleted(server: Server) -> None:
 
 
 def test_what_was_shown_is_logged_exported_and_deleted(serve: Any, tmp_path: Path) -> None:
-    server: Server = serve(settings=ServeSettings(exposures=str(tmp_path / "shown")))
+    server: Server = serve(settings=replace(PATIENT, exposures=str(tmp_path / "shown")))
     ids = server.ids()
     lists = [server.recommend(user_id=user, history=ids[:2], k=3) for user in ("ann", "bob", "ann")]
     lists += server.post("recommend:batch", {"requests": [{"user_id": "ann"}, {"history": ids[:1]}]})["answers"]
@@ -89,7 +89,7 @@ def test_what_is_out_of_stock_is_in_no_list(serve: Any, server: Server, generato
     assert why["rules"] == [{"rule": "in stock", "items": len(gone)}]
     # Another replica knows it from the start, and follows what changes.
     served = replace(generator, engine=type(generator.engine)(generator.engine.serving))
-    settings = ServeSettings(histories=Histories(poll_seconds=0.02))
+    settings = replace(PATIENT, histories=Histories(poll_seconds=0.02))
     other = serve(served, settings=settings, store=server.store)
     assert gone.isdisjoint(other.listed(user_id=user, k=60))
     server.http.put("/v1/stock", json={"stock": {before[0]: 12}})
