@@ -296,15 +296,16 @@ class ItemWiseModel(nn.Module):
     def _all_vectors(self) -> Tensor:
         """(I, D) the vectors of all items; a model that answers keeps them until a weight changes."""
         made_of = (*self.items.parameters(), *self.items.buffers(), *self.writer.read.parameters())
-        device = made_of[-1].device
-        every = torch.arange(self.items.num_items, device=device)
+        device, items = made_of[-1].device, self.items.num_items
         changing = self.training or torch.is_grad_enabled() or self.items.as_new is not None
-        if changing or len(every) > MOST_KEPT or any(tensor.is_inference() for tensor in made_of):
-            return self._vectors(every)
-        # A write in place counts the version up, and whatever else is put in its place lies elsewhere.
+        if changing or items > MOST_KEPT or any(tensor.is_inference() for tensor in made_of):
+            return self._vectors(torch.arange(items, device=device))
+        # A write in place counts the version up, and whatever else is put in its place lies elsewhere.  A write through
+        # `.data` is not seen: who writes so must do it before the first score.
         state = (torch.is_autocast_enabled(device.type), *((part.data_ptr(), part._version) for part in made_of))
         if self._kept is None or self._kept.state != state:
-            self._kept = _KeptVectors(self._vectors(every), state, [part.detach() for part in made_of])
+            vectors = self._vectors(torch.arange(items, device=device))
+            self._kept = _KeptVectors(vectors, state, [part.detach() for part in made_of])
         return self._kept.vectors
 
     def code_log_prob(self, batch: Mapping[str, Tensor], items: Tensor) -> Tensor:
